@@ -1,0 +1,87 @@
+"""Every bound of the system, with its unit in the name and its reason beside it.
+
+Where a client could notice, the default follows Cloudflare's published limit. Those that an operator may
+raise are fields of `Limits`; the others are constants that nobody should need to tune.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds that an operator may raise (`penstock serve --help`)."""
+
+    #: One ingest request's body. Cloudflare Pipelines: 5 MB, decimal.
+    body_bytes_max: int = 5_000_000
+    #: One control request's body; the largest legal pipeline description is a few KiB.
+    control_body_bytes_max: int = 1 * MIB
+    #: Bodies of ingest requests being received or held by a gate, per executor. It bounds memory: at
+    #: 64 MiB an executor stays under 200 MB with every buffer full.
+    inflight_bytes_max: int = 64 * MIB
+    #: Accepted bytes that are not in a file yet, per shard. It bounds the disk that a dead sink can fill.
+    undelivered_bytes_max: int = 4 * GIB
+    #: Ingestion stops (507) when the file system has less than this free, so that sealing, delivering and
+    #: freeing, which need a little room themselves, still work.
+    disk_reserve_bytes: int = 256 * MIB
+
+
+#: The WAL is copied back into the database when it is larger than this. Smaller: more checkpoints, each with
+#: two fsyncs; larger: a longer recovery after a crash (about 0.3 s for 64 MiB on a virtual disk) and more disk.
+WAL_BYTES_MAX = 32 * MIB
+#: Objects with nothing to do are closed after this time; Cloudflare evicts after 70 to 140 s.
+OBJECT_IDLE_MS_MAX = 70_000
+#: How often idle objects and free disk space are looked at.
+SWEEP_INTERVAL_MS = 10_000
+#: How often the free disk space is asked for. A full disk is noticed within this time, at the latest by the
+#: failing write itself.
+DISK_CHECK_INTERVAL_MS = 500
+#: `block_concurrency_while` gives up after this (Cloudflare: 30 s).
+BLOCK_CONCURRENCY_MS_MAX = 30_000
+
+#: Alarms: Cloudflare retries 6 times, after 2 s doubling.
+ALARM_RETRIES_MAX = 6
+ALARM_RETRY_BASE_MS = 2_000
+#: Due alarms started at once per executor; the rest wait their turn.
+ALARMS_RUNNING_MAX = 64
+
+#: A call to an object in another process fails with `Unavailable` after this time.
+CALL_TIMEOUT_MS = 30_000
+#: One frame between processes: the largest body plus what wraps it, or the largest answer.
+FRAME_BYTES_MAX = 64 * MIB
+#: Bytes queued towards one sibling process before calls to it are refused.
+PEER_QUEUE_BYTES_MAX = 64 * MIB
+
+#: Files of a sink are retried for ever, with this backoff: no number of failures makes data worthless.
+SINK_RETRY_BASE_MS = 500
+SINK_RETRY_MAX_MS = 60_000
+#: A sealed range is read and compressed in pieces of about this size, so memory does not grow with the file.
+READ_CHUNK_BYTES = 1 * MIB
+#: Rows of a delivered file are freed in slices of this many bytes and rows, so that no slice holds the event
+#: loop for more than a few milliseconds.
+FREE_SLICE_BYTES = 4 * MIB
+FREE_SLICE_ROWS = 1_000
+
+#: Pipelines (specs: the legacy API's ranges).
+PIPELINE_NAME_LENGTH_MAX = 128
+SHARDS_MAX = 15
+BATCH_BYTES_MAX_DEFAULT = 100_000_000
+BATCH_BYTES_MAX_RANGE = (1, 100_000_000)
+BATCH_SECONDS_MAX_DEFAULT = 300.0
+BATCH_SECONDS_MAX_RANGE = (0.25, 300.0)
+BATCH_RECORDS_MAX_DEFAULT = 10_000_000
+BATCH_RECORDS_MAX_RANGE = (1, 10_000_000)
+PREFIX_LENGTH_MAX = 512
+LIST_PER_PAGE_MAX = 100
+
+#: Pipelines whose plan one executor keeps in memory. A miss costs one call to the coordinator.
+PLANS_CACHED_MAX = 10_000
+#: A cached plan is refreshed after this time even if nothing told the broker to.
+PLAN_TTL_MS = 30_000
+
+EXECUTORS_MAX = 64

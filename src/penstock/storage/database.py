@@ -1,0 +1,259 @@
+"""One SQLite database with its write-ahead log in our hands.
+
+The log is the commit: a transaction that is in the log, and whose log bytes are durable, has happened. So
+automatic checkpoints are off, commits do not sync (`synchronous=NORMAL` leaves that to the relay), and after
+each commit the range of new log bytes is known (`commit()` gives it back).
+
+**Epochs.** The log is a sequence of frames that starts again from its first byte after a checkpoint has copied
+it back. Each such restart is a new epoch, and so is each opening of the database, because what an earlier
+process left behind is copied back first. Epochs of one database only grow: the number of openings is stored
+in the database, restarts are counted above it. (SQLite decides by itself at which write the log restarts; it
+shows as a frame count that did not grow.)
+
+**Opening makes durable.** Data found in the log was read from the page cache and may not be on the disk, for
+instance after a kill -9. The checkpoint at opening syncs the log and the database before anything is
+served; it also writes the pages anew, which matters after a failed fsync, when the kernel calls dirty pages
+clean (Rebello et al., "Can Applications Recover from fsync Failures?", ATC 2020).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import posixpath
+from collections.abc import Iterator
+from typing import Any
+
+import apsw
+
+from penstock.base.errors import Corrupt, Fenced, PenstockError, StorageFull, Unavailable
+from penstock.storage.disk import Disk, WalFile
+from penstock.storage.relay import Commit
+
+#: A value that SQLite stores: what a statement's parameters and rows are made of.
+SqlValue = None | int | float | str | bytes
+
+_WAL_HEADER_BYTES = 32
+_FRAME_HEADER_BYTES = 24
+#: Restarts of the log within one opening before the epochs of two openings could meet: a million restarts are
+#: 32 TiB of log at the usual checkpoint size.
+_RESTARTS_MAX = 1 << 20
+
+_META = "CREATE TABLE IF NOT EXISTS _penstock_meta (key TEXT PRIMARY KEY, value ANY) STRICT, WITHOUT ROWID"
+
+
+class Database:
+    """An open database. `open`, `checkpoint`, `close` and `reader` block and are called beside the loop; the rest
+    is called on it. Never both at once: the owner sees to that, except that `checkpoint(restart=False)` and
+    readers may run while the owner writes (where `Disk.shares_wal_index`)."""
+
+    def __init__(self, disk: Disk, path: str) -> None:
+        self._disk = disk
+        self._path = path
+        self._connection: apsw.Connection
+        self._checkpointer: apsw.Connection | None = None
+        self._wal: WalFile
+        self._page_size = 0
+        self._opening = 0
+        self._restarts = 0
+        self._hook_frames = 0
+        self._wal_end = 0
+        self._position = 0
+
+    @classmethod
+    def open(cls, disk: Disk, path: str) -> Database:
+        """Open or create; everything found in it is durable on return. Raises `Unavailable` while another
+        process has it open, `StorageFull`, `Corrupt`, `Fenced`."""
+        database = cls(disk, path)
+        folder = posixpath.dirname(path)
+        with translated_errors(path):
+            disk.make_dirs(folder)
+            connection = database._connect()
+            database._connection = connection
+            try:
+                database._recover(connection)
+                database._wal = disk.open_wal(path + "-wal")
+                database._wal.sync()
+                disk.sync_dir(folder)
+            except BaseException:
+                connection.close()
+                raise
+        return database
+
+    def _connect(self) -> apsw.Connection:
+        connection = apsw.Connection(
+            self._path, vfs=self._disk.vfs, flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
+        )
+        if not self._disk.shares_wal_index:
+            connection.pragma("locking_mode", "exclusive")
+        connection.pragma("journal_mode", "wal")
+        connection.pragma("synchronous", "normal")
+        connection.pragma("temp_store", "memory")
+        connection.pragma("trusted_schema", False)
+        return connection
+
+    def _recover(self, connection: apsw.Connection) -> None:
+        connection.set_wal_hook(self._on_wal_commit)  # also turns automatic checkpoints off
+        connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        self._page_size = connection.pragma("page_size")
+        # The first transaction of this opening takes the next epoch and makes the log file exist.
+        with connection:
+            connection.execute(_META)
+            self._opening = connection.execute(
+                "INSERT INTO _penstock_meta VALUES ('openings', 1)"
+                " ON CONFLICT DO UPDATE SET value = value + 1 RETURNING value"
+            ).get
+        self._wal_end = self._wal_bytes_of(self._hook_frames)
+
+    def _on_wal_commit(self, _connection: apsw.Connection, _schema: str, frames: int) -> int:
+        self._hook_frames = frames
+        return apsw.SQLITE_OK
+
+    def _wal_bytes_of(self, frames: int) -> int:
+        return _WAL_HEADER_BYTES + frames * (self._page_size + _FRAME_HEADER_BYTES)
+
+    # -- on the loop ----------------------------------------------------------------------------------
+
+    def execute(self, sql: str, parameters: tuple[SqlValue, ...] = ()) -> apsw.Cursor:
+        """Run statements; raises what SQLite raises, disk errors translated."""
+        try:
+            return self._connection.execute(sql, parameters)
+        except (apsw.FullError, apsw.IOError, apsw.CorruptError, apsw.NotADBError, apsw.BusyError) as error:
+            raise translate(error, self._path) from error
+
+    @property
+    def in_transaction(self) -> bool:
+        return self._connection.in_transaction
+
+    @property
+    def has_uncommitted_writes(self) -> bool:
+        return self._connection.txn_state("main") == apsw.SQLITE_TXN_WRITE
+
+    @property
+    def epoch(self) -> int:
+        return self._opening * _RESTARTS_MAX + self._restarts
+
+    @property
+    def wal_bytes(self) -> int:
+        """Size of the current epoch's log: where the next commit starts."""
+        return self._wal_end
+
+    @property
+    def position(self) -> int:
+        """Commits since this opening."""
+        return self._position
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the database without its log."""
+        return int(self._connection.pragma("page_count")) * self._page_size
+
+    def begin(self) -> None:
+        self.execute("BEGIN")
+
+    def commit(self) -> Commit | None:
+        """End the transaction. Gives the log bytes it became, None if it wrote nothing."""
+        wrote = self.has_uncommitted_writes
+        self._hook_frames = 0
+        self.execute("COMMIT")
+        # A transaction may take the write lock and change nothing (an UPDATE of no rows): no frames then.
+        if not wrote or not self._hook_frames:
+            return None
+        start, end = self._wal_end, self._wal_bytes_of(self._hook_frames)
+        if end <= start:
+            self._restarts += 1
+            assert self._restarts < _RESTARTS_MAX
+            start = 0
+        self._wal_end = end
+        self._position += 1
+        return Commit(self._position, self.epoch, start, end - start, self._wal)
+
+    def rollback(self) -> None:
+        if self._connection.in_transaction:
+            self.execute("ROLLBACK")
+
+    # -- beside the loop --------------------------------------------------------------------------------
+
+    def checkpoint(self, *, restart: bool) -> None:
+        """Copy the log back into the database, syncing both.
+
+        With `restart=False` the owner may go on writing meanwhile; what it adds is left for the next time. With
+        `restart=True` the owner must hold still; the next write then starts a new epoch.
+        """
+        if not restart and not self._disk.shares_wal_index:
+            return
+        with translated_errors(self._path):
+            mode = apsw.SQLITE_CHECKPOINT_RESTART if restart else apsw.SQLITE_CHECKPOINT_PASSIVE
+            with contextlib.suppress(apsw.BusyError):  # a reader is in the log: next time, then
+                self._checkpoint_connection().wal_checkpoint(mode=mode)
+
+    def _checkpoint_connection(self) -> apsw.Connection:
+        if not self._disk.shares_wal_index:
+            return self._connection
+        if self._checkpointer is None:
+            self._checkpointer = self._connect()
+        return self._checkpointer
+
+    @contextlib.contextmanager
+    def reader(self) -> Iterator[Reader]:
+        """A reader of committed rows, for one thread beside the loop."""
+        with translated_errors(self._path):
+            if not self._disk.shares_wal_index:
+                yield Reader(self._connection)
+                return
+            connection = self._connect()
+            try:
+                connection.pragma("query_only", True)
+                yield Reader(connection)
+            finally:
+                connection.close()
+
+    def close(self) -> None:
+        """Copy the log back and close. Open transactions are rolled back."""
+        with translated_errors(self._path):
+            if self._checkpointer is not None:
+                self._checkpointer.close()
+            self._connection.close()
+            self._wal.close()
+
+
+class Reader:
+    """Reads rows in short read transactions: a long one would keep the log from starting again."""
+
+    def __init__(self, connection: apsw.Connection) -> None:
+        self._connection = connection
+
+    def rows(self, sql: str, parameters: tuple[SqlValue, ...]) -> list[tuple[Any, ...]]:
+        return list(self._connection.execute(sql, parameters))
+
+
+@contextlib.contextmanager
+def translated_errors(path: str) -> Iterator[None]:
+    """Turn SQLite's and the operating system's disk errors into ours."""
+    try:
+        yield
+    except (apsw.Error, OSError) as error:
+        raise translate(error, path) from error
+
+
+_FSYNC_CODES = (apsw.SQLITE_IOERR_FSYNC, apsw.SQLITE_IOERR_DIR_FSYNC)
+
+
+def translate(error: apsw.Error | OSError, path: str) -> PenstockError | Exception:
+    """Our error for SQLite's, or the error itself where it is not about the disk."""
+    match error:
+        case apsw.FullError():
+            return StorageFull("The disk is full; nothing was stored. It works again when there is room.")
+        case apsw.CorruptError() | apsw.NotADBError():
+            return Corrupt(f"The database {path} is damaged ({error}). Restore it from a backup.")
+        case apsw.IOError() if error.extendedresult in _FSYNC_CODES:
+            return Fenced(f"The disk refused to make {path} durable ({error}).")
+        case apsw.BusyError():
+            return Unavailable(f"{path} is open in another process.", retry_after_s=1)
+        case apsw.IOError() | apsw.CantOpenError():
+            return Unavailable(f"The disk failed on {path} ({error}).", retry_after_s=1)
+        case OSError() if error.errno == errno.ENOSPC:
+            return StorageFull("The disk is full; nothing was stored. It works again when there is room.")
+        case OSError():
+            return Unavailable(f"The disk failed on {path} ({error}).", retry_after_s=1)
+    return error

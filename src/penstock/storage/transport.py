@@ -1,0 +1,172 @@
+"""Calls between executors, as a port: a request of bytes to a numbered sibling, an answer of bytes.
+
+On one machine this is a Unix socket per executor. Requests from one executor to another share one connection
+and are handed over in the order in which they were made, which is what makes calls on one stub arrive in
+order. What the bytes mean is `objects/remote.py`'s business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from penstock.base.errors import Overloaded, Unavailable
+from penstock.base.limits import CALL_TIMEOUT_MS, FRAME_BYTES_MAX, PEER_QUEUE_BYTES_MAX
+
+#: Answers one request. It must not raise: errors are answers too.
+Handler = Callable[[bytes], Awaitable[bytes]]
+
+
+class Transport(Protocol):
+    async def request(self, slot: int, payload: bytes) -> bytes:
+        """Send `payload` to executor `slot` and give its answer.
+
+        Raises `Unavailable` when the sibling is not there, dies before it answers or takes longer than
+        `CALL_TIMEOUT_MS` (the request may have been carried out), `Overloaded` when too much is queued for it.
+        """
+        ...
+
+
+#: A frame: payload size, then the request's number with the lowest bit set on answers.
+_HEADER = struct.Struct("<IQ")
+_ANSWER = 1
+
+
+class _Frames(asyncio.Protocol):
+    """Cuts a byte stream into frames. One instance per connection, on either end of it."""
+
+    def __init__(self, on_frame: Callable[[_Frames, int, bytes], None]) -> None:
+        self._on_frame = on_frame
+        self._buffer = bytearray()
+        self.transport: asyncio.Transport
+        self.on_lost: Callable[[], None] = lambda: None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.on_lost()
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        start = 0
+        while len(self._buffer) - start >= _HEADER.size:
+            size, number = _HEADER.unpack_from(self._buffer, start)
+            if size > FRAME_BYTES_MAX:
+                self.transport.abort()
+                return
+            end = start + _HEADER.size + size
+            if len(self._buffer) < end:
+                break
+            self._on_frame(self, number, bytes(memoryview(self._buffer)[start + _HEADER.size : end]))
+            start = end
+        if start:
+            del self._buffer[:start]
+
+    def send(self, number: int, payload: bytes) -> None:
+        if not self.transport.is_closing():
+            self.transport.write(_HEADER.pack(len(payload), number))
+            self.transport.write(payload)
+
+
+class _Peer:
+    """The connection to one sibling, made on the first request and again after it was lost."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._frames: _Frames | None = None
+        self._connecting = asyncio.Lock()
+        self._waiting: dict[int, asyncio.Future[bytes]] = {}
+        self._number = 0
+
+    async def request(self, payload: bytes) -> bytes:
+        frames = self._frames or await self._connect()
+        if frames.transport.get_write_buffer_size() > PEER_QUEUE_BYTES_MAX:
+            raise Overloaded("A sibling executor does not keep up with calls. Try again.", retry_after_s=1)
+        loop = asyncio.get_running_loop()
+        self._number += 2
+        number, answer = self._number, loop.create_future()
+        self._waiting[number] = answer
+        frames.send(number, payload)
+        try:
+            async with asyncio.timeout(CALL_TIMEOUT_MS / 1000):
+                return await answer
+        except TimeoutError:
+            raise Unavailable("A sibling executor did not answer in time.", retry_after_s=1) from None
+        finally:
+            self._waiting.pop(number, None)
+
+    async def _connect(self) -> _Frames:
+        async with self._connecting:
+            if self._frames is not None:
+                return self._frames
+            frames = _Frames(self._on_answer)
+            try:
+                await asyncio.get_running_loop().create_unix_connection(lambda: frames, self._path)
+            except OSError as error:
+                raise Unavailable(
+                    "The executor that owns this object is not running; it is being restarted.", retry_after_s=1
+                ) from error
+            frames.on_lost = self._on_lost
+            self._frames = frames
+            return frames
+
+    def _on_answer(self, _frames: _Frames, number: int, payload: bytes) -> None:
+        answer = self._waiting.pop(number & ~_ANSWER, None)
+        if answer is not None and not answer.done():
+            answer.set_result(payload)
+
+    def _on_lost(self) -> None:
+        self._frames = None
+        lost, self._waiting = self._waiting, {}
+        for answer in lost.values():
+            if not answer.done():
+                answer.set_exception(
+                    Unavailable("The executor died before it answered; it is being restarted.", retry_after_s=1)
+                )
+
+    def close(self) -> None:
+        if self._frames is not None:
+            self._frames.transport.abort()
+
+
+class UnixTransport:
+    """Unix sockets `executor-<slot>.sock` in one private folder."""
+
+    def __init__(self, folder: str, slot: int, tasks: asyncio.TaskGroup) -> None:
+        self._folder = folder
+        self._slot = slot
+        self._tasks = tasks
+        self._peers: dict[int, _Peer] = {}
+        self._server: asyncio.Server | None = None
+
+    async def serve(self, handler: Handler) -> None:
+        """Start to answer siblings' requests, each in a task of its own."""
+
+        async def answer(frames: _Frames, number: int, payload: bytes) -> None:
+            frames.send(number | _ANSWER, await handler(payload))
+
+        def on_request(frames: _Frames, number: int, payload: bytes) -> None:
+            self._tasks.create_task(answer(frames, number, payload))
+
+        self._server = await asyncio.get_running_loop().create_unix_server(
+            lambda: _Frames(on_request), self._path(self._slot)
+        )
+
+    async def request(self, slot: int, payload: bytes) -> bytes:
+        peer = self._peers.get(slot)
+        if peer is None:
+            peer = self._peers[slot] = _Peer(self._path(slot))
+        return await peer.request(payload)
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        for peer in self._peers.values():
+            peer.close()
+
+    def _path(self, slot: int) -> str:
+        return f"{self._folder}/executor-{slot}.sock"
