@@ -1,0 +1,169 @@
+"""The HTTP API, from the outside: a small synchronous client on the standard library.
+
+Objects of the API stay dictionaries, as the server sent them, so that an update sends back also the fields
+that this version of the command does not know.
+"""
+
+from __future__ import annotations
+
+import json
+import ssl
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from http.client import HTTPException
+from typing import Any
+from urllib.parse import quote, urlencode, urlsplit
+
+from penstock.cli.errors import ApiError, CliError
+from penstock.cli.target import Target
+
+Json = dict[str, Any]
+
+#: Longer than the server takes to give up on anything itself, so that its own words arrive first.
+TIMEOUT_SECONDS = 35.0
+PER_PAGE = 100
+
+
+class Client:
+    """Calls for one account of one server.
+
+    Every method may block for `TIMEOUT_SECONDS` and raises ApiError when the server answered with an error,
+    CliError when it did not answer in a way that can be understood.
+    """
+
+    def __init__(self, target: Target, *, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
+        self._target = target
+        self._timeout_seconds = timeout_seconds
+        self._opener = _opener(target.url.value)
+        self._pipelines = f"/client/v4/accounts/{quote(target.account_id.value, safe='')}/pipelines"
+
+    def create_pipeline(self, body: Json) -> Json:
+        return self._object("POST", self._pipelines, body)
+
+    def get_pipeline(self, name: str) -> Json:
+        return self._object("GET", self._pipeline(name))
+
+    def replace_pipeline(self, name: str, body: Json) -> Json:
+        return self._object("PUT", self._pipeline(name), body)
+
+    def delete_pipeline(self, name: str) -> Any:
+        """Returns whatever the API calls its result; usually None."""
+        return self._call("DELETE", self._pipeline(name)).get("result")
+
+    def list_pipelines(self, search: str | None = None) -> Iterator[Json]:
+        """All pipelines whose name starts with `search`, page by page."""
+        page = 1
+        while True:
+            query: dict[str, str | int] = {"page": page, "per_page": PER_PAGE}
+            if search:
+                query["search"] = search
+            result = self._call("GET", f"{self._pipelines}?{urlencode(query)}").get("result")
+            # The server may give fewer than asked for, so only an empty page is certainly past the end.
+            if not isinstance(result, list) or not result:
+                return
+            yield from result
+            page += 1
+
+    def ingest(self, pipeline_id: str, body: bytes) -> int:
+        """Send a JSON array of records; returns how many were committed."""
+        answer = self._call("POST", f"/ingest/{quote(pipeline_id, safe='')}", body)
+        result = answer.get("result")
+        committed = result.get("committed") if isinstance(result, dict) else None
+        if not isinstance(committed, int):
+            raise CliError(f"the server did not say how many records it committed: {answer}")
+        return committed
+
+    def is_ready(self) -> bool:
+        """Whether `/readyz` says yes; never raises."""
+        try:
+            with self._opener.open(self._target.url.value + "/readyz", timeout=2) as response:
+                return bool(response.status == 200)
+        except (OSError, HTTPException):
+            return False
+
+    def _pipeline(self, name: str) -> str:
+        return f"{self._pipelines}/{quote(name, safe='')}"
+
+    def _object(self, method: str, path: str, body: Json | None = None) -> Json:
+        result = self._call(method, path, body).get("result")
+        if not isinstance(result, dict):
+            raise CliError(f"the server answered {method} {path} with success, but without a result")
+        return result
+
+    def _call(self, method: str, path: str, body: Json | bytes | None = None) -> Json:
+        request = urllib.request.Request(self._target.url.value + path, method=method)
+        request.add_header("Accept", "application/json")
+        request.add_header("Authorization", f"Bearer {self._target.token.value}")
+        if body is not None:
+            request.data = body if isinstance(body, bytes) else json.dumps(body).encode()
+            request.add_header("Content-Type", "application/json")
+        try:
+            with self._opener.open(request, timeout=self._timeout_seconds) as response:
+                status, content = response.status, response.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                status, content = error.code, error.read()
+        except (OSError, HTTPException, ValueError) as error:
+            raise self._no_answer(error) from None
+        return self._understood(method, path, status, content)
+
+    def _understood(self, method: str, path: str, status: int, content: bytes) -> Json:
+        try:
+            answer = json.loads(content) if content else {}
+        except ValueError:
+            answer = None
+        success = 200 <= status < 300
+        if not isinstance(answer, dict) or (not success and not answer):
+            raise ApiError(
+                f"{self._where()} answered {method} {path} with status {status} and not with the JSON of "
+                "the API: is it a Penstock server?",
+                status=status,
+            )
+        if success and answer.get("success", True):
+            return answer
+        message, code = _first_error(answer)
+        text = f"{message} [code: {code}]" if code else message
+        if status in (401, 403):
+            token = self._target.token.origin
+            text = f"{self._where()} refused the token from {token}: {text}"
+        raise ApiError(text, status=status, code=code)
+
+    def _where(self) -> str:
+        return f"{self._target.url.value} (from {self._target.url.origin})"
+
+    def _no_answer(self, error: Exception) -> CliError:
+        cause = error.reason if isinstance(error, urllib.error.URLError) else error
+        if isinstance(cause, ConnectionRefusedError):
+            return CliError(f"nothing answers: is `penstock serve` running? Tried {self._where()}")
+        if isinstance(cause, TimeoutError):
+            return CliError(f"no answer from {self._where()} within {self._timeout_seconds:g} s")
+        if isinstance(cause, ssl.SSLError):
+            return CliError(f"no secure connection to {self._where()}: {cause.reason or cause}")
+        return CliError(f"no connection to {self._where()}: {cause}")
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A redirect becomes an error: following one would carry the token to whatever host it names."""
+
+    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
+        return None
+
+
+def _opener(url: str) -> urllib.request.OpenerDirector:
+    handlers: list[urllib.request.BaseHandler] = [_NoRedirect()]
+    host = urlsplit(url).hostname or ""
+    if host in ("localhost", "::1") or host.startswith("127."):
+        # No proxy can reach this machine's own loopback, whatever HTTP_PROXY says.
+        handlers.append(urllib.request.ProxyHandler({}))
+    return urllib.request.build_opener(*handlers)
+
+
+def _first_error(answer: Json) -> tuple[str, int]:
+    """The message and the code of an error answer: `errors` of the control API or ingestion's `error`."""
+    errors = answer.get("errors")
+    first = errors[0] if isinstance(errors, list) and errors else answer.get("error")
+    if not isinstance(first, dict):
+        return "the server gave no reason", 0
+    code = first.get("code")
+    return str(first.get("message", "the server gave no reason")), code if isinstance(code, int) else 0

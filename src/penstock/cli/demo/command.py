@@ -1,0 +1,90 @@
+"""The command: where the server lives, and that it ends."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from penstock.cli.errors import CliError
+
+if TYPE_CHECKING:
+    from penstock.cli.demo.files import Arrivals
+    from penstock.cli.demo.process import Server
+
+FOLDER_DEFAULT = Path("penstock-demo")
+
+
+def demo(
+    once: Annotated[
+        bool,
+        typer.Option("--once", help="Stop after showing the files; exit 1 if anything went wrong."),
+    ] = False,
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Port of the server; when it is taken, any free one.")
+    ] = 8787,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where the server keeps everything.",
+            show_default="./penstock-demo; with --once a temporary folder",
+        ),
+    ] = None,
+) -> None:
+    """See it work: start a server, make a pipeline, send a clickstream, show the files and a query.
+
+    Then it keeps serving until Ctrl-C, for you to send records of your own.
+    """
+    # However the demo is told to end, the server ends with it: the handlers make `with Server` do its part.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, signal.default_int_handler)
+    if data_dir is not None or not once:
+        _run(data_dir or FOLDER_DEFAULT, port, once=once)
+        return
+    folder = Path(tempfile.mkdtemp(prefix="penstock-demo-"))
+    try:
+        _run(folder, port, once=True)
+    except BaseException:
+        typer.echo(f"What the server left is in {folder}", err=True)
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _run(data_dir: Path, wanted_port: int, *, once: bool) -> None:
+    from penstock.cli.demo import story
+    from penstock.cli.demo.process import Server, pick_port
+
+    port = pick_port(wanted_port)
+    if port != wanted_port:
+        story.step(f"Port {wanted_port} is taken; using {port}")
+    story.step(f"Starting a server, with its data in {data_dir}")
+    with Server(data_dir, port) as server:
+        arrivals, records = story.tell(server, data_dir, once=once)
+        if not once:
+            _serve(server, arrivals)
+        story.step("Stopping the server")
+    if server.exit_code != 0:
+        raise CliError(f"the server ended with exit code {server.exit_code}{server.log_tail()}")
+    # A record delivered twice would show at the latest now, when the server has delivered all it had.
+    story.check(arrivals, records)
+    typer.echo(f"  Each of the {len(records)} records is in a file, exactly once.")
+
+
+def _serve(server: Server, arrivals: Arrivals) -> None:
+    """Show new files as they appear, until Ctrl-C."""
+    from penstock.cli.demo import story
+    from penstock.cli.demo.wait import wait
+
+    story.step("Serving until Ctrl-C; files with new records show here:")
+    try:
+        while server.is_running():
+            wait(lambda: story.show_new_files(arrivals) or not server.is_running(), 3600)
+    except KeyboardInterrupt:
+        typer.echo()
+        return
+    raise CliError(f"the server ended by itself{server.log_tail()}")

@@ -1,0 +1,16 @@
+"""Errors that a user of the command sees: one sentence on stderr, exit code 1, no traceback."""
+
+from __future__ import annotations
+
+
+class CliError(Exception):
+    """Something that the user can act on; the message says what was tried and what to do."""
+
+
+class ApiError(CliError):
+    """The server answered, with an error. `status` is HTTP's, `code` the API's (0 where it gave none)."""
+
+    def __init__(self, message: str, *, status: int, code: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code

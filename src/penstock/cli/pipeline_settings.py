@@ -1,0 +1,114 @@
+"""A pipeline's description: from flags, and flags merged into one that exists. Pure."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+from penstock.base.limits import (
+    BATCH_BYTES_MAX_DEFAULT,
+    BATCH_RECORDS_MAX_DEFAULT,
+    BATCH_SECONDS_MAX_DEFAULT,
+)
+from penstock.cli.errors import CliError
+
+Json = dict[str, Any]
+
+#: The API counts bytes and the flag megabytes, decimal: its largest value, 100, is the limit of 100,000,000.
+BYTES_PER_MB = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Flags:
+    """What the user asked for; None where a flag was not given. The server checks ranges, not we."""
+
+    bucket: str | None = None
+    prefix: str | None = None
+    batch_max_mb: float | None = None
+    batch_max_rows: int | None = None
+    batch_max_seconds: float | None = None
+    compression: str | None = None
+    require_http_auth: bool | None = None
+    shard_count: int | None = None
+    sources: tuple[str, ...] = ()
+
+
+def describe(name: str, flags: Flags) -> Json:
+    """The body that creates a pipeline: the defaults with the flags merged in. `bucket` must be given."""
+    if not flags.bucket:
+        raise CliError("a pipeline needs a bucket for its files: pass --bucket")
+    defaults: Json = {
+        "name": name,
+        "metadata": {},
+        "source": [
+            {"type": "http", "format": "json", "authentication": False},
+            {"type": "binding", "format": "json"},
+        ],
+        "transforms": [],
+        "destination": {
+            "type": "r2",
+            "format": "json",
+            "batch": {
+                "max_bytes": BATCH_BYTES_MAX_DEFAULT,
+                "max_duration_s": _number(BATCH_SECONDS_MAX_DEFAULT),
+                "max_rows": BATCH_RECORDS_MAX_DEFAULT,
+            },
+            "compression": {"type": "gzip"},
+            "path": {},
+        },
+    }
+    return merge(defaults, flags)
+
+
+def merge(pipeline: Json, flags: Flags) -> Json:
+    """A copy of `pipeline` in which what the flags name is changed and all else is as it was."""
+    merged = copy.deepcopy(pipeline)
+    destination = merged.setdefault("destination", {})
+    path = destination.setdefault("path", {})
+    batch = destination.setdefault("batch", {})
+    if flags.bucket is not None:
+        path["bucket"] = flags.bucket
+    if flags.prefix is not None:
+        path["prefix"] = flags.prefix
+    if flags.batch_max_mb is not None:
+        batch["max_bytes"] = round(flags.batch_max_mb * BYTES_PER_MB)
+    if flags.batch_max_rows is not None:
+        batch["max_rows"] = flags.batch_max_rows
+    if flags.batch_max_seconds is not None:
+        batch["max_duration_s"] = _number(flags.batch_max_seconds)
+    if flags.compression is not None:
+        destination["compression"] = {"type": flags.compression}
+    if flags.shard_count is not None:
+        # Some servers answer with `"metadata": null`.
+        merged["metadata"] = {**(merged.get("metadata") or {}), "shards": flags.shard_count}
+    if flags.sources:
+        merged["source"] = _sources(merged.get("source") or [], flags.sources)
+    if flags.require_http_auth is not None:
+        _http_source(merged)["authentication"] = flags.require_http_auth
+    return merged
+
+
+def requires_http_auth(pipeline: Json) -> bool:
+    return any(s.get("type") == "http" and s.get("authentication") for s in pipeline.get("source") or [])
+
+
+def _sources(existing: list[Json], wanted: tuple[str, ...]) -> list[Json]:
+    """The wanted kinds of source, each with the settings that it has already."""
+    known = {source.get("type"): source for source in existing}
+    fresh: dict[str, Json] = {"http": {"authentication": False}}
+    return [
+        {"type": kind, "format": "json"} | fresh.get(kind, {}) | known.get(kind, {})
+        for kind in dict.fromkeys(wanted)
+    ]
+
+
+def _http_source(pipeline: Json) -> Json:
+    for source in pipeline.get("source") or []:
+        if source.get("type") == "http":
+            return source  # type: ignore[no-any-return]
+    raise CliError("--require-http-auth needs an http source: add --source http")
+
+
+def _number(value: float) -> float | int:
+    return int(value) if value == int(value) else value

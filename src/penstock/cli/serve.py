@@ -1,0 +1,137 @@
+"""`penstock serve`: flags into settings, nothing more."""
+
+from __future__ import annotations
+
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from penstock.base.limits import EXECUTORS_MAX, Limits
+from penstock.cli.sizes import format_bytes, parse_bytes
+
+_DEFAULT = Limits()
+
+
+class LogFormat(StrEnum):
+    json = "json"
+    console = "console"
+
+
+def _cores() -> int:
+    """The cores that this process may use: a container's share, not the machine's."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(usable, EXECUTORS_MAX)
+
+
+def _parse_size(text: str | int) -> int:
+    if isinstance(text, int):
+        return text
+    try:
+        return parse_bytes(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def _limit(field: str, help: str) -> Any:
+    """The flag of one operator limit: `body_bytes_max` is `--body-bytes-max`, `PENSTOCK_BODY_BYTES_MAX`."""
+    return typer.Option(
+        f"--{field.replace('_', '-')}",
+        envvar=f"PENSTOCK_{field.upper()}",
+        parser=_parse_size,
+        metavar="BYTES",
+        show_default=format_bytes(getattr(_DEFAULT, field)),
+        rich_help_panel="Limits",
+        help=help,
+    )
+
+
+def serve(
+    data_dir: Annotated[
+        Path,
+        typer.Option(
+            envvar="PENSTOCK_DATA_DIR",
+            help="Everything the server keeps: databases, buckets, credentials.toml. Made when missing.",
+        ),
+    ] = Path("data"),
+    host: Annotated[str, typer.Option(envvar="PENSTOCK_HOST", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int,
+        typer.Option(envvar="PENSTOCK_PORT", min=0, max=65535, help="Port to listen on; 0 = any free one."),
+    ] = 8787,
+    executors: Annotated[
+        int | None,
+        typer.Option(
+            envvar="PENSTOCK_EXECUTORS",
+            min=1,
+            max=EXECUTORS_MAX,
+            show_default="one per core",
+            help="Processes that accept requests and host objects.",
+        ),
+    ] = None,
+    drain_seconds: Annotated[
+        float,
+        typer.Option(
+            envvar="PENSTOCK_DRAIN_SECONDS",
+            min=0,
+            help="At SIGTERM, how long running requests may take to finish.",
+        ),
+    ] = 10.0,
+    log_format: Annotated[
+        LogFormat,
+        typer.Option(envvar="PENSTOCK_LOG_FORMAT", help="Log lines for machines or for people."),
+    ] = LogFormat.json,
+    body_bytes_max: Annotated[
+        int, _limit("body_bytes_max", "Largest body of one ingest request; a larger one gets 413.")
+    ] = _DEFAULT.body_bytes_max,
+    control_body_bytes_max: Annotated[
+        int, _limit("control_body_bytes_max", "Largest body of one control request.")
+    ] = _DEFAULT.control_body_bytes_max,
+    inflight_bytes_max: Annotated[
+        int,
+        _limit(
+            "inflight_bytes_max",
+            "Bodies being received or made durable, per executor; above it requests get 429. Bounds memory.",
+        ),
+    ] = _DEFAULT.inflight_bytes_max,
+    undelivered_bytes_max: Annotated[
+        int,
+        _limit(
+            "undelivered_bytes_max",
+            "Accepted bytes not in a file yet, per shard; above it requests get 429. Bounds disk.",
+        ),
+    ] = _DEFAULT.undelivered_bytes_max,
+    disk_reserve_bytes: Annotated[
+        int,
+        _limit(
+            "disk_reserve_bytes",
+            "Ingestion stops (507) when the file system has less than this free.",
+        ),
+    ] = _DEFAULT.disk_reserve_bytes,
+) -> None:
+    """Run the server until SIGTERM or Ctrl-C.
+
+    The first start makes an account and an admin token and writes them into DATA_DIR/credentials.toml, where
+    the other commands find them.
+    """
+    from penstock.server.settings import ServeSettings
+    from penstock.server.supervisor import serve as run
+
+    settings = ServeSettings(
+        data_dir=data_dir,
+        host=host,
+        port=port,
+        executors=executors or _cores(),
+        drain_seconds=drain_seconds,
+        log_format=log_format.value,
+        limits=Limits(
+            body_bytes_max=body_bytes_max,
+            control_body_bytes_max=control_body_bytes_max,
+            inflight_bytes_max=inflight_bytes_max,
+            undelivered_bytes_max=undelivered_bytes_max,
+            disk_reserve_bytes=disk_reserve_bytes,
+        ),
+    )
+    raise typer.Exit(run(settings))

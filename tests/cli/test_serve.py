@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from penstock.base.limits import Limits
+from penstock.cli.sizes import format_bytes, parse_bytes
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The settings that a server was started with; the server itself is not."""
+    started: list[Any] = []
+
+    def serve(settings: Any) -> int:
+        started.append(settings)
+        return 7
+
+    settings, supervisor = ModuleType("settings"), ModuleType("supervisor")
+    settings.ServeSettings = SimpleNamespace  # type: ignore[attr-defined]
+    supervisor.serve = serve  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "penstock.server.settings", settings)
+    monkeypatch.setitem(sys.modules, "penstock.server.supervisor", supervisor)
+    return started
+
+
+def test_serve_passes_its_flags_on_and_ends_with_the_servers_exit_code(run: Any, served: list[Any]) -> None:
+    outcome = run("serve", "--data-dir", "d", "--port", "0", "--executors", "3", "--log-format", "console")
+    assert outcome.code == 7
+    [settings] = served
+    assert (settings.data_dir, settings.host, settings.port) == (Path("d"), "127.0.0.1", 0)
+    assert (settings.executors, settings.drain_seconds, settings.log_format) == (3, 10.0, "console")
+    assert settings.limits == Limits()
+
+
+def test_every_operator_limit_is_a_flag_and_a_variable(
+    run: Any, served: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [field.name for field in dataclasses.fields(Limits)]
+    run("serve", *(word for n in names for word in (f"--{n.replace('_', '-')}", "1MiB")))
+    for name in names:
+        monkeypatch.setenv(f"PENSTOCK_{name.upper()}", "2097152")
+    run("serve")
+    assert [dataclasses.astuple(settings.limits) for settings in served] == [
+        (2**20,) * len(names),
+        (2**21,) * len(names),
+    ]
+
+
+def test_a_size_that_is_none_is_a_usage_error(run: Any, served: list[Any]) -> None:
+    outcome = run("serve", "--body-bytes-max", "lots")
+    assert outcome.code == 2
+    assert "is not a size" in outcome.err
+    assert served == []
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("5", 5), ("5MB", 5_000_000), ("64 MiB", 64 * 2**20), ("1.5kb", 1500), ("0", 0)]
+)
+def test_sizes_are_read(text: str, size: int) -> None:
+    assert parse_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "MB", "-1", "5 parsecs", "1e3"])
+def test_what_is_not_a_size_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a size"):
+        parse_bytes(text)
+
+
+def test_sizes_are_written_as_short_as_they_are_true() -> None:
+    sizes = [512, 1300, 64 * 2**20, 5_000_000, 5_123_456]
+    assert [format_bytes(size) for size in sizes] == ["512 B", "1.3 kB", "64MiB", "5MB", "5.1 MB"]
+
+
+def test_the_version_is_printed(run: Any) -> None:
+    outcome = run("--version")
+    assert outcome.code == 0
+    assert outcome.out.startswith("penstock ")
