@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from penstock.cli import pipelines, serve
+from penstock.cli import output, pipelines, serve
 from penstock.cli.demo.command import demo
 from penstock.cli.errors import CliError
 
@@ -52,5 +52,5 @@ def main() -> None:
     try:
         app()
     except CliError as error:
-        typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
+        output.print_error(str(error))
         sys.exit(1)

@@ -7,6 +7,7 @@ rich's business, which knows about terminals and NO_COLOR.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,12 @@ def stdout() -> Console:
 def progress(line: str) -> None:
     """Say what is going on, on stderr."""
     typer.echo(line, err=True)
+
+
+def print_error(message: str) -> None:
+    # Not by rich, as nothing else here needs it; typer knows about terminals, but not about NO_COLOR.
+    color = False if os.environ.get("NO_COLOR") else None
+    typer.echo(f"{typer.style('error:', fg=typer.colors.RED, bold=True)} {message}", err=True, color=color)
 
 
 def print_json(value: Any) -> None:
