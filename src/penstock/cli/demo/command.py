@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from penstock.cli.errors import CliError
+from penstock.cli.errors import ApiError, CliError
 
 if TYPE_CHECKING:
     from penstock.cli.demo.files import Arrivals
@@ -64,7 +64,11 @@ def _run(data_dir: Path, wanted_port: int, *, once: bool) -> None:
         story.step(f"Port {wanted_port} is taken; using {port}")
     story.step(f"Starting a server, with its data in {data_dir}")
     with Server(data_dir, port) as server:
-        arrivals, records = story.tell(server, data_dir, once=once)
+        try:
+            arrivals, records = story.tell(server, data_dir, once=once)
+        except ApiError as error:
+            # The server is our own, so its log is at hand.
+            raise CliError(f"{error}{server.log_tail()}") from None
         if not once:
             _serve(server, arrivals)
         story.step("Stopping the server")
