@@ -152,7 +152,7 @@ def python(code: str) -> tuple[str, ...]:
 def test_a_server_that_ends_early_is_an_error_with_the_end_of_its_log(tmp_path: Path) -> None:
     with (
         Server(tmp_path / "d", 1, command=python("print('the disk is on fire'); exit(3)")) as server,
-        pytest.raises(CliError, match=r"exit code 3; the end of its log:\n  the disk is on fire"),
+        pytest.raises(CliError, match=r"exit code 3\nThe end of the server's log:\n  the disk is on fire"),
     ):
         server.wait_ready(lambda: False, 30)
 

@@ -105,4 +105,4 @@ class Server:
             return ""
         if not lines:
             return ""
-        return "\n".join(["; the end of its log:", *("  " + line for line in lines[-LOG_LINES_SHOWN:])])
+        return "\n".join(["", "The end of the server's log:", *("  " + line for line in lines[-LOG_LINES_SHOWN:])])
