@@ -21,7 +21,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import apsw
@@ -223,8 +223,13 @@ class Reader:
     def __init__(self, connection: apsw.Connection) -> None:
         self._connection = connection
 
-    def rows(self, sql: str, parameters: tuple[SqlValue, ...]) -> list[tuple[Any, ...]]:
-        return list(self._connection.execute(sql, parameters))
+    def rows(self, sql: str, parameters: tuple[SqlValue, ...]) -> Generator[tuple[Any, ...]]:
+        """The rows of a query. The read transaction ends with the last row or when the iterator is closed."""
+        cursor = self._connection.cursor()
+        try:
+            yield from cursor.execute(sql, parameters)
+        finally:
+            cursor.close()
 
 
 @contextlib.contextmanager
@@ -246,7 +251,7 @@ def translate(error: apsw.Error | OSError, path: str) -> PenstockError | Excepti
             return StorageFull("The disk is full; nothing was stored. It works again when there is room.")
         case apsw.CorruptError() | apsw.NotADBError():
             return Corrupt(f"The database {path} is damaged ({error}). Restore it from a backup.")
-        case apsw.IOError() if error.extendedresult in _FSYNC_CODES:
+        case apsw.IOError() if getattr(error, "extendedresult", 0) in _FSYNC_CODES:
             return Fenced(f"The disk refused to make {path} durable ({error}).")
         case apsw.BusyError():
             return Unavailable(f"{path} is open in another process.", retry_after_s=1)

@@ -97,7 +97,7 @@ class _OsWalFile:
 
 
 def _datasync(fd: int) -> None:
-    # macOS has no fdatasync; its fsync does not reach the platter either, but it is what there is without F_FULLFSYNC.
+    # macOS has no fdatasync.
     getattr(os, "fdatasync", os.fsync)(fd)
 
 

@@ -7,7 +7,7 @@ nothing. Together with names that are fixed before the bytes are made, that is e
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -41,7 +41,7 @@ class ObjectStore(Protocol):
         """The object's bytes. Raises `NotFound`."""
         ...
 
-    async def list(self, bucket: str, prefix: str = "") -> list[ObjectInfo]:
+    async def list(self, bucket: str, prefix: str = "") -> Sequence[ObjectInfo]:
         """The objects whose key starts with `prefix`, sorted by key; empty if there is no such bucket."""
         ...
 
@@ -83,15 +83,15 @@ class FolderStore:
         with translated_errors(path):
             return self._disk.read(path)
 
-    async def list(self, bucket: str, prefix: str = "") -> list[ObjectInfo]:
+    async def list(self, bucket: str, prefix: str = "") -> Sequence[ObjectInfo]:
         return await self._offload.run("bulk", partial(self._list, bucket, prefix))
 
-    def _list(self, bucket: str, prefix: str) -> list[ObjectInfo]:
+    def _list(self, bucket: str, prefix: str) -> Sequence[ObjectInfo]:
         folder = posixpath.join(self._root, bucket)
         found = [ObjectInfo(key, self._disk.size(posixpath.join(folder, key))) for key in self._walk(folder, "")]
         return sorted((info for info in found if info.key.startswith(prefix)), key=lambda info: info.key)
 
-    def _walk(self, folder: str, below: str) -> Iterable[str]:
+    def _walk(self, folder: str, below: str) -> Iterator[str]:
         for name in self._disk.list_dir(posixpath.join(folder, below)):
             key = posixpath.join(below, name)
             if self._disk.is_dir(posixpath.join(folder, key)):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import Protocol, cast
 
 from penstock.base.errors import Overloaded, Unavailable
 from penstock.base.limits import CALL_TIMEOUT_MS, FRAME_BYTES_MAX, PEER_QUEUE_BYTES_MAX
@@ -44,8 +44,7 @@ class _Frames(asyncio.Protocol):
         self.on_lost: Callable[[], None] = lambda: None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.on_lost()
@@ -88,7 +87,8 @@ class _Peer:
             raise Overloaded("A sibling executor does not keep up with calls. Try again.", retry_after_s=1)
         loop = asyncio.get_running_loop()
         self._number += 2
-        number, answer = self._number, loop.create_future()
+        number = self._number
+        answer: asyncio.Future[bytes] = loop.create_future()
         self._waiting[number] = answer
         frames.send(number, payload)
         try:
@@ -108,7 +108,8 @@ class _Peer:
                 await asyncio.get_running_loop().create_unix_connection(lambda: frames, self._path)
             except OSError as error:
                 raise Unavailable(
-                    "The executor that owns this object is not running; it is being restarted.", retry_after_s=1
+                    "The executor that owns this object is not running; it is being restarted.",
+                    retry_after_s=1,
                 ) from error
             frames.on_lost = self._on_lost
             self._frames = frames

@@ -1,0 +1,1 @@
+"""The HTTP face: the ingest hot path as plain ASGI, the control API on Starlette."""

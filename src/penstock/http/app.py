@@ -1,0 +1,37 @@
+"""The ASGI application of an executor: the ingest path first, everything else through the control API."""
+
+from __future__ import annotations
+
+from penstock.http.control import Control
+from penstock.http.ingest import Ingest, Receive, Scope, Send
+
+_INGEST = "/ingest/"
+_HOST_SUFFIX = ".localhost"
+
+
+class App:
+    def __init__(self, ingest: Ingest, control: Control) -> None:
+        self.ingest = ingest
+        self.control = control
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        pipeline = _addressed_pipeline(scope)
+        if pipeline is not None:
+            await self.ingest.handle(pipeline, scope, receive, send)
+        else:
+            await self.control.app(scope, receive, send)
+
+
+def _addressed_pipeline(scope: Scope) -> str | None:
+    """The id in `/ingest/<id>`, or in a Host of `<id>.localhost` at `/`."""
+    path: str = scope["path"]
+    if path.startswith(_INGEST):
+        return path[len(_INGEST) :]
+    if path == "/":
+        for name, value in scope["headers"]:
+            if name == b"host":
+                host = value.decode("latin-1").rsplit(":", 1)[0].lower()
+                return host.removesuffix(_HOST_SUFFIX) if host.endswith(_HOST_SUFFIX) else None
+    return None

@@ -1,0 +1,140 @@
+"""The control API's frame: routes with a policy each, authentication, Cloudflare's v4 envelope, request logs.
+
+A route without a policy cannot be written: `Endpoint` demands one, and "token" is what the frame enforces before
+the handler sees anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import structlog
+from msgspec import json
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from penstock.base.clock import Clock
+from penstock.base.errors import Internal, PenstockError, TooLarge
+from penstock.base.limits import Limits
+from penstock.http.auth import Authenticator
+from penstock.http.errors import headers_of, status_of
+from penstock.http.request_id import RequestIds
+
+log = structlog.get_logger("penstock.http")
+
+Policy = Literal["public", "token"]
+Handler = Callable[[Request], Awaitable[Response]]
+
+#: Cloudflare's code for a path that leads nowhere.
+CODE_NO_ROUTE = 7003
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """`public` needs no token and must reveal nothing of a tenant; `token` needs the account's admin token."""
+
+    method: str
+    path: str
+    policy: Policy
+    handler: Handler
+
+
+def envelope(result: Any, status: int = 200, **more: Any) -> Response:
+    """A success in the v4 envelope."""
+    body = {"success": True, "errors": [], "messages": [], "result": result, **more}
+    return Response(json.encode(body), status, media_type="application/json")
+
+
+def error_envelope(error: PenstockError, status: int | None = None) -> Response:
+    body = {
+        "success": False,
+        "errors": [{"code": error.code, "message": error.message}],
+        "messages": [],
+        "result": None,
+    }
+    response = Response(json.encode(body), status or status_of(error), media_type="application/json")
+    for name, value in headers_of(error):
+        response.headers[name.decode()] = value.decode()
+    return response
+
+
+async def read_body(request: Request, limits: Limits) -> bytes:
+    """The whole body, whatever its content type says. Raises `TooLarge`."""
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > limits.control_body_bytes_max:
+            raise TooLarge(
+                f"The body is larger than control_body_bytes_max, {limits.control_body_bytes_max} bytes."
+            )
+    return bytes(body)
+
+
+class Control:
+    """Builds the Starlette application from endpoints."""
+
+    def __init__(
+        self, endpoints: Sequence[Endpoint], authenticator: Authenticator, clock: Clock, ids: RequestIds
+    ) -> None:
+        self.endpoints = endpoints
+        self._authenticator = authenticator
+        self._clock = clock
+        self._ids = ids
+        self.app = Starlette(
+            routes=[
+                Route(endpoint.path, self._framed(endpoint), methods=[endpoint.method]) for endpoint in endpoints
+            ],
+            exception_handlers={HTTPException: self._no_route},
+        )
+        # A path with a slash too many is a wrong path, not a redirect to a right one.
+        self.app.router.redirect_slashes = False
+
+    def _framed(self, endpoint: Endpoint) -> Handler:
+        async def handle(request: Request) -> Response:
+            request_id = self._ids.next().decode()
+            started_ms = self._clock.elapsed_ms()
+            response = await self._answer(endpoint, request, request_id)
+            response.headers["x-request-id"] = request_id
+            if endpoint.policy != "public":
+                log.info(
+                    "request",
+                    method=endpoint.method,
+                    path=request.url.path,
+                    status=response.status_code,
+                    duration_ms=self._clock.elapsed_ms() - started_ms,
+                    request_id=request_id,
+                )
+            return response
+
+        return handle
+
+    async def _answer(self, endpoint: Endpoint, request: Request, request_id: str) -> Response:
+        try:
+            if endpoint.policy == "token":
+                self._authenticator.require_token(request.headers.get("authorization"))
+                if "account" in request.path_params:
+                    self._authenticator.require_account(request.path_params["account"])
+            return await endpoint.handler(request)
+        except PenstockError as error:
+            log.info("request_refused", reason=error.kind, error=error.message, request_id=request_id)
+            return error_envelope(error)
+        except Exception:
+            log.exception("request_failed", path=request.url.path, request_id=request_id)
+            return error_envelope(
+                Internal("Something went wrong; the server's log has the details under this request id.")
+            )
+
+    async def _no_route(self, request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        if error.status_code == 405:
+            problem = f"{request.url.path} does not take {request.method}."
+        else:
+            problem = f"There is no route {request.url.path[:200]}."
+        response = error_envelope(PenstockError(problem, code=CODE_NO_ROUTE), error.status_code)
+        response.headers.update(error.headers or {})
+        return response

@@ -1,0 +1,37 @@
+"""The one place where an error's kind becomes an HTTP status."""
+
+from __future__ import annotations
+
+from penstock.base.errors import PenstockError
+
+STATUS = {
+    "invalid": 400,
+    "unauthenticated": 401,
+    "forbidden": 403,
+    "not_found": 404,
+    "conflict": 409,
+    "too_large": 413,
+    "overloaded": 429,
+    "internal": 500,
+    "corrupt": 500,
+    "unavailable": 503,
+    "fenced": 503,
+    "storage_full": 507,
+}
+
+
+def status_of(error: PenstockError) -> int:
+    return STATUS[error.kind]
+
+
+def headers_of(error: PenstockError) -> list[tuple[bytes, bytes]]:
+    """What a client needs to know to act on the error by itself."""
+    headers: list[tuple[bytes, bytes]] = []
+    if error.retry_after_s is not None:
+        headers.append((b"retry-after", b"%d" % error.retry_after_s))
+    if error.kind == "conflict":
+        # Cloudflare's SDKs would retry a 409, which here never changes anything.
+        headers.append((b"x-should-retry", b"false"))
+    if error.kind == "unauthenticated":
+        headers.append((b"www-authenticate", b"Bearer"))
+    return headers

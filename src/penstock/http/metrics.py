@@ -1,0 +1,126 @@
+"""The numbers of an executor, and of all of them in one scrape.
+
+Components count in plain integers (`statistics`); here they get their metric names. An executor that is asked
+collects its siblings' families, adds the label `executor`, and renders the lot. A sibling that does not answer
+shows as `penstock_executor_up 0`.
+"""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterable
+from typing import Literal
+
+from msgspec import Struct, msgpack
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
+
+from penstock.http.ingest import IngestStatistics
+from penstock.objects import Runtime
+from penstock.pipelines.environment import PipelineStatistics
+from penstock.storage.disk_guard import DiskGuard
+from penstock.storage.relay import RelayStatistics
+
+Kind = Literal["counter", "gauge"]
+
+
+class Family(Struct, frozen=True, array_like=True):
+    """A metric with its samples: pairs of labels and value. Counters are named without `_total`."""
+
+    name: str
+    kind: Kind
+    help: str
+    samples: list[tuple[dict[str, str], float]]
+
+
+_decoder = msgpack.Decoder(list[Family])
+
+
+def encode_families(families: list[Family]) -> bytes:
+    return msgpack.encode(families)
+
+
+def decode_families(payload: bytes) -> list[Family]:
+    return _decoder.decode(payload)
+
+
+def _one(name: str, kind: Kind, help: str, value: float) -> Family:
+    return Family(name, kind, help, [({}, float(value))])
+
+
+def collect(
+    ingest: IngestStatistics,
+    pipelines: PipelineStatistics,
+    relay: RelayStatistics,
+    runtime: Runtime,
+    guard: DiskGuard,
+) -> list[Family]:
+    """This executor's numbers."""
+    objects = runtime.statistics
+    refused = [({"reason": reason}, float(count)) for reason, count in sorted(ingest.refused.items())]
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return [
+        _one("penstock_ingest_requests", "counter", "Ingest requests.", ingest.requests),
+        _one("penstock_ingest_records", "counter", "Records acknowledged.", ingest.records),
+        _one("penstock_ingest_bytes", "counter", "Body bytes acknowledged.", ingest.bytes),
+        Family("penstock_ingest_refused", "counter", "Ingest requests refused, by reason.", refused),
+        _one("penstock_ingest_inflight_bytes", "gauge", "Body bytes in memory.", ingest.inflight_bytes),
+        _one("penstock_files_delivered", "counter", "Files delivered to buckets.", pipelines.files),
+        _one("penstock_files_delivered_bytes", "counter", "Bytes of files delivered.", pipelines.file_bytes),
+        _one("penstock_records_delivered", "counter", "Records delivered in files.", pipelines.delivered_records),
+        _one(
+            "penstock_delivery_failures",
+            "counter",
+            "Tries to deliver a file that failed.",
+            pipelines.delivery_failures,
+        ),
+        _one(
+            "penstock_undelivered_bytes",
+            "gauge",
+            "Accepted bytes not yet in a file, in shards active since start.",
+            sum(pipelines.undelivered_bytes.values()),
+        ),
+        _one("penstock_relay_commits", "counter", "Commits given to the relay.", relay.commits),
+        _one("penstock_relay_commit_bytes", "counter", "Log bytes given to the relay.", relay.bytes),
+        _one("penstock_relay_syncs", "counter", "Syncs of a log.", relay.syncs),
+        _one("penstock_relay_sync_seconds", "counter", "Time spent in rounds of syncs.", relay.sync_ms / 1000),
+        _one("penstock_relay_sync_seconds_max", "gauge", "The longest round of syncs.", relay.sync_ms_max / 1000),
+        _one("penstock_objects_active", "gauge", "Objects in memory.", runtime.active),
+        _one("penstock_object_activations", "counter", "Objects brought into memory.", objects.activations),
+        _one("penstock_object_evictions", "counter", "Idle objects closed.", objects.evictions),
+        _one("penstock_objects_broken", "counter", "Objects started again after a failed write.", objects.broken),
+        _one("penstock_alarms_pending", "gauge", "Alarms in the index.", runtime.alarms.pending),
+        _one("penstock_alarms_fired", "counter", "Alarms fired.", objects.alarms_fired),
+        _one("penstock_alarm_failures", "counter", "Alarm handlers that raised.", objects.alarm_failures),
+        _one("penstock_alarms_given_up", "counter", "Alarms that failed for good.", objects.alarms_given_up),
+        _one("penstock_disk_free_bytes", "gauge", "Free space of the data directory.", guard.free_bytes),
+        _one("penstock_resident_memory_bytes_max", "gauge", "Peak resident memory.", resident),
+    ]
+
+
+def render(by_executor: dict[int, list[Family] | None]) -> bytes:
+    """All executors' numbers in Prometheus' text format; None for one that did not answer."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Merged(by_executor))
+    return generate_latest(registry)
+
+
+class _Merged(Collector):
+    def __init__(self, by_executor: dict[int, list[Family] | None]) -> None:
+        self._by_executor = by_executor
+
+    def collect(self) -> Iterable[Metric]:
+        merged: dict[str, Metric] = {}
+        up = Metric("penstock_executor_up", "Whether the executor answered.", "gauge")
+        for slot, families in sorted(self._by_executor.items()):
+            executor = {"executor": str(slot)}
+            up.add_sample(up.name, executor, float(families is not None))
+            for family in families or []:
+                metric = merged.get(family.name)
+                if metric is None:
+                    metric = merged[family.name] = Metric(family.name, family.help, family.kind)
+                suffix = "_total" if family.kind == "counter" else ""
+                for labels, value in family.samples:
+                    metric.add_sample(family.name + suffix, labels | executor, value)
+        return [up, *merged.values()]

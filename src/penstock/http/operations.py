@@ -1,0 +1,37 @@
+"""What an operator's tools ask for: is it alive, is it ready, and the numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from penstock.http.control import Endpoint
+
+
+class OperationRoutes:
+    """These are public: they reveal counts, and the name of no tenant's thing."""
+
+    def __init__(self, is_ready: Callable[[], bool], metrics: Callable[[], Awaitable[bytes]]) -> None:
+        self._is_ready = is_ready
+        self._metrics = metrics
+        self.endpoints = [
+            Endpoint("GET", "/livez", "public", self.livez),
+            Endpoint("GET", "/readyz", "public", self.readyz),
+            Endpoint("GET", "/metrics", "public", self.metrics),
+        ]
+
+    async def livez(self, request: Request) -> Response:
+        """200 while the process answers at all."""
+        return Response("ok\n", media_type="text/plain")
+
+    async def readyz(self, request: Request) -> Response:
+        """200 while the process takes work; 503 while it starts or drains."""
+        if self._is_ready():
+            return Response("ok\n", media_type="text/plain")
+        return Response("not ready\n", 503, media_type="text/plain", headers={"retry-after": "1"})
+
+    async def metrics(self, request: Request) -> Response:
+        """All executors, in Prometheus' text format 0.0.4."""
+        return Response(await self._metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")

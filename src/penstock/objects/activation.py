@@ -1,0 +1,286 @@
+"""One object in memory, from its first call to its eviction.
+
+The way of a call: through the input gate; the method runs, reading and writing synchronously; on the next turn
+of the loop the transaction commits and is shipped to the relay; the reply, or the error, waits at the output
+gate until the relay has reported that commit durable.
+
+If a commit fails, what is in memory no longer matches what is on disk and the callers that wait must never
+hear of it: everything held fails, the object is discarded, and the next call starts it again from its log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import inspect
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from penstock.base.errors import Fenced, Internal, PenstockError, Unavailable
+from penstock.base.limits import BLOCK_CONCURRENCY_MS_MAX, WAL_BYTES_MAX
+from penstock.objects.alarm import Alarm, must_index_before_commit, on_fired, on_handler_failed
+from penstock.objects.committer import Committer
+from penstock.objects.durable_object import AlarmInfo, Context, DurableObject, GatedBuckets
+from penstock.objects.gate import InputGate
+from penstock.objects.identity import ObjectId
+from penstock.objects.storage import ObjectStorage
+from penstock.storage.database import Database
+from penstock.storage.relay import Commit
+
+if TYPE_CHECKING:
+    from penstock.objects.runtime import Runtime
+
+log = structlog.get_logger("penstock.objects")
+
+
+class Phase(enum.Enum):
+    STARTING = "starting"
+    ACTIVE = "active"
+    #: Calls that wait at the input gate are handed to the next activation.
+    CLOSING = "closing"
+    CLOSED = "closed"
+
+
+class Activation:
+    """An active object. Made by the runtime, which keeps at most one per id."""
+
+    def __init__(self, runtime: Runtime, id: ObjectId, path: str) -> None:
+        self.id = id
+        self.phase = Phase.STARTING
+        self.last_used_ms = runtime.ports.clock.elapsed_ms()
+        self._runtime = runtime
+        self._ports = runtime.ports
+        self._path = path
+        self._input = InputGate()
+        self._start_up = self._input.held_shut()
+        self._start_up.__enter__()
+        self._start_error: PenstockError | None = None
+        self._running = 0
+        self._checkpointing = False
+        #: Time of this object's entry in the alarm index, as far as it is known to be durable.
+        self._indexed_ms: int | None = None
+        #: The last commit that changed the alarm.
+        self._alarm_position = 0
+        self._database: Database | None = None
+        self._committer: Committer
+        self._storage: ObjectStorage
+        self._object: DurableObject[Any]
+
+    # -- start and end ------------------------------------------------------------------------------------
+
+    async def start(self, build: Callable[[Context], DurableObject[Any]]) -> None:
+        """Open the database and construct the object, then let calls in. What prevents it is what those who wait
+        get; the next call tries again."""
+        try:
+            open_database = partial(Database.open, self._ports.disk, self._path)
+            self._database = await self._ports.offload.run("bulk", open_database)
+            self._committer = Committer(
+                self._database,
+                self._ports.relay,
+                self.id.key,
+                self._runtime.tasks,
+                before_commit=self._before_commit,
+                on_commit=self._on_commit,
+                on_broken=self._on_broken,
+            )
+            self._storage = ObjectStorage(self._committer)
+            self._indexed_ms = self._runtime.alarms.indexed_ms(self.id)
+            self._storage.create_tables()
+            self._object = build(self._context())
+            await self._committer.wait_durable()
+            self.phase = Phase.ACTIVE
+        except Exception as error:  # noqa: BLE001 - user code runs in there
+            self._start_error = _as_penstock_error(error, self.id, "start")
+            log.warning("object_not_started", object=str(self.id), error=self._start_error.message)
+            self._runtime.discard(self, self._start_error)
+        finally:
+            self._start_up.__exit__(None, None, None)
+
+    def _context(self) -> Context:
+        wait_durable = self._committer.wait_durable
+        return Context(
+            self.id,
+            self._storage,
+            clock=self._ports.clock,
+            rng=self._ports.rng,
+            buckets=GatedBuckets(self._ports.buckets, wait_durable),
+            namespace=partial(self._runtime.namespace, before_call=wait_durable),
+            block_concurrency_while=self._block_concurrency_while,
+        )
+
+    def _block_concurrency_while(self, work: Callable[[], Awaitable[None]]) -> None:
+        shut = self._input.held_shut()
+        shut.__enter__()
+
+        async def run() -> None:
+            try:
+                async with asyncio.timeout(BLOCK_CONCURRENCY_MS_MAX / 1000):
+                    await work()
+            except Exception as error:  # noqa: BLE001 - whatever it was, the object must start again
+                self._committer.break_with(_as_penstock_error(error, self.id, "block_concurrency_while"))
+            finally:
+                shut.__exit__(None, None, None)
+
+        self._runtime.tasks.create_task(run())
+
+    @property
+    def is_idle(self) -> bool:
+        return (
+            self.phase is Phase.ACTIVE
+            and not self._running
+            and not self._checkpointing
+            and self._input.is_open
+            and self._committer.is_settled
+        )
+
+    async def close(self) -> None:
+        """Copy the log back and close the database. Calls that wait go to the next activation."""
+        self.phase = Phase.CLOSING
+        with self._input.held_shut():
+            if self._database is not None:
+                self._committer.break_with(Unavailable("The object was closed; call it again.", retry_after_s=1))
+                try:
+                    await self._ports.offload.run("bulk", self._database.close)
+                except PenstockError as error:
+                    log.warning("object_not_closed_cleanly", object=str(self.id), error=error.message)
+            self.phase = Phase.CLOSED
+
+    # -- calls --------------------------------------------------------------------------------------------
+
+    async def call(self, method: str, args: tuple[Any, ...]) -> Any:
+        """Run a method and give its result, once it may be seen. Raises `PenstockError`s only."""
+        if not self._input.is_open:
+            await self._input.enter()
+        if self.phase is not Phase.ACTIVE:
+            if self._start_error is not None:
+                raise self._start_error
+            return await self._runtime.call_here(self.id, method, args)
+        self._running += 1
+        try:
+            result = getattr(self._object, method)(*args)
+            if inspect.isawaitable(result):
+                result = await result
+            held = self._committer.hold()
+            if held is not None:
+                await held
+            return result
+        except PenstockError:
+            # An error tells about the object's state as a result does, so it waits like one.
+            await self._committer.wait_durable()
+            raise
+        except Exception as error:
+            log.exception("object_method_failed", object=str(self.id), method=method)
+            await self._committer.wait_durable()
+            raise _as_penstock_error(error, self.id, method) from error
+        finally:
+            self._running -= 1
+            self.last_used_ms = self._ports.clock.elapsed_ms()
+
+    # -- commit -------------------------------------------------------------------------------------------
+
+    def _before_commit(self) -> Awaitable[None] | None:
+        """An alarm that moved earlier is written to the index, durably, before its transaction commits."""
+        if not self._storage.alarm_touched:
+            return None
+        alarm = self._storage.read_alarm()
+        if not must_index_before_commit(alarm, self._indexed_ms):
+            return None
+        assert alarm is not None
+        return self._index_alarm(alarm.at_ms)
+
+    async def _index_alarm(self, at_ms: int) -> None:
+        await self._runtime.alarms.schedule(self.id, at_ms)
+        self._indexed_ms = at_ms
+
+    def _on_commit(self, commit: Commit) -> None:
+        if self._storage.alarm_touched:
+            self._storage.alarm_touched = False
+            self._alarm_position = commit.position
+            self._runtime.tasks.create_task(self._settle_alarm())
+        if commit.offset_bytes > WAL_BYTES_MAX and not self._checkpointing:
+            self._checkpointing = True
+            self._runtime.tasks.create_task(self._start_epoch())
+
+    def _on_broken(self, error: PenstockError) -> None:
+        self._runtime.discard(self, error)
+
+    async def _start_epoch(self) -> None:
+        """Copy the log back, mostly while the object goes on writing; then keep calls out for the moment it takes
+        to copy the rest, so that the log can start again from its first byte."""
+        assert self._database is not None
+        checkpoint = self._database.checkpoint
+        try:
+            await self._ports.offload.run("bulk", partial(checkpoint, restart=False))
+            with self._input.held_shut():
+                await self._committer.wait_durable()
+                await self._ports.offload.run("bulk", partial(checkpoint, restart=True))
+        except Fenced as error:
+            self._committer.break_with(error)
+        except PenstockError as error:
+            # The log only goes on growing; the next commit tries again.
+            log.warning("checkpoint_failed", object=str(self.id), error=error.message)
+        finally:
+            self._checkpointing = False
+
+    # -- alarm --------------------------------------------------------------------------------------------
+
+    async def fire_alarm(self) -> None:
+        """An index entry of this object is due: run the handler if the committed alarm is due too. Returns when
+        the outcome is durable and the index follows it. Raises a `PenstockError` if the object could not be
+        started or broke; the entry stays then, and fires again."""
+        if not self._input.is_open:
+            await self._input.enter()
+        if self.phase is not Phase.ACTIVE:
+            raise self._start_error or Unavailable("The object is being closed.", retry_after_s=1)
+        self._running += 1
+        try:
+            alarm = self._storage.read_alarm()
+            if on_fired(alarm, self._ports.clock.now_ms()):
+                assert alarm is not None
+                await self._run_alarm(alarm)
+            await self._settle_alarm()
+        finally:
+            self._running -= 1
+            self.last_used_ms = self._ports.clock.elapsed_ms()
+
+    async def _run_alarm(self, alarm: Alarm) -> None:
+        storage = self._storage
+        storage.alarm_hidden = True
+        try:
+            await self._object.alarm(AlarmInfo(alarm.retries))
+            if storage.alarm_hidden:  # unless the handler set another
+                storage.write_alarm(None)
+        except Exception as error:
+            if self._committer.broken is not None:
+                raise self._committer.broken from error
+            log.exception("alarm_failed", object=str(self.id), retries=alarm.retries, error=str(error))
+            self._runtime.statistics.alarm_failures += 1
+            if storage.alarm_hidden:  # unless the handler set another, which replaces the retries
+                after = on_handler_failed(alarm, self._ports.clock.now_ms(), self._ports.rng)
+                self._runtime.statistics.alarms_given_up += after.failed
+                storage.write_alarm(after)
+        finally:
+            storage.alarm_hidden = False
+
+    async def _settle_alarm(self) -> None:
+        """Let the index follow the committed alarm, once that is durable. An entry that stays early does no harm,
+        so nothing here is retried."""
+        try:
+            await self._committer.wait_durable()
+            if self._storage.alarm_touched or not self._committer.is_durable(self._alarm_position):
+                return  # a newer alarm is on its way to the disk and settles when it is there
+            alarm = self._storage.read_alarm()
+        except PenstockError as error:
+            log.debug("alarm_not_settled", object=str(self.id), error=error.message)
+            return
+        self._indexed_ms = alarm.at_ms if alarm is not None and not alarm.failed else None
+        self._runtime.alarms.settle(self.id, self._indexed_ms)
+
+
+def _as_penstock_error(error: BaseException, id: ObjectId, doing: str) -> PenstockError:
+    if isinstance(error, PenstockError):
+        return error
+    return Internal(f"{id}.{doing} failed: {type(error).__name__}: {error}")

@@ -1,0 +1,173 @@
+"""The durable index of alarms: it finds the objects that must wake, in memory or not.
+
+One per executor, for the objects that the executor owns. Its invariants are in `alarm.py`. Finding what is due
+costs an index look-up, however many alarms are pending.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+import structlog
+
+from penstock.base.errors import PenstockError
+from penstock.base.limits import ALARMS_RUNNING_MAX
+from penstock.objects.committer import Committer
+from penstock.objects.identity import ObjectId
+from penstock.objects.placement import owner
+from penstock.storage.database import Database
+from penstock.storage.disk import Disk
+from penstock.storage.ports import Ports
+
+log = structlog.get_logger("penstock.objects")
+
+_TABLES = (
+    "CREATE TABLE IF NOT EXISTS alarms (namespace TEXT NOT NULL, name TEXT NOT NULL, at_ms INTEGER NOT NULL,"
+    " PRIMARY KEY (namespace, name)) STRICT, WITHOUT ROWID",
+    "CREATE INDEX IF NOT EXISTS alarms_by_time ON alarms (at_ms)",
+)
+_SET = (
+    "INSERT INTO alarms VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET at_ms = excluded.at_ms"
+    " WHERE at_ms <> excluded.at_ms"
+)
+_REMOVE = "DELETE FROM alarms WHERE namespace = ?1 AND name = ?2"
+#: An object that could not be woken (its disk is full, say) is tried again after this time.
+_RETRY_MS = 1_000
+#: Waiting longer than this in one go would notice a jump of the wall clock too late.
+_SLEEP_MS_MAX = 1_000
+
+
+class AlarmIndex:
+    """`fire` is called for each entry that is due, by one task per object at a time."""
+
+    def __init__(
+        self,
+        ports: Ports,
+        path: str,
+        tasks: asyncio.TaskGroup,
+        *,
+        fire: Callable[[ObjectId], Awaitable[None]],
+        on_broken: Callable[[PenstockError], None],
+    ) -> None:
+        self._ports = ports
+        self._path = path
+        self._tasks = tasks
+        self._fire = fire
+        self._on_broken = on_broken
+        self._committer: Committer
+        self._running: set[ObjectId] = set()
+        self._not_before_ms: dict[ObjectId, int] = {}
+        self._changed = asyncio.Event()
+
+    async def open(self) -> None:
+        database = await self._ports.offload.run("bulk", partial(Database.open, self._ports.disk, self._path))
+        self._committer = Committer(database, self._ports.relay, "alarms", self._tasks, on_broken=self._on_broken)
+        for table in _TABLES:
+            self._committer.execute(table)
+        await self._committer.wait_durable()
+
+    async def close(self) -> None:
+        await self._ports.offload.run("bulk", self._committer.database.close)
+
+    @property
+    def pending(self) -> int:
+        """Entries in the index."""
+        count: int = self._committer.execute("SELECT count(*) FROM alarms").get
+        return count
+
+    def indexed_ms(self, id: ObjectId) -> int | None:
+        """When the entry of this object fires, None if it has none."""
+        row = self._committer.execute(
+            "SELECT at_ms FROM alarms WHERE namespace = ?1 AND name = ?2", (id.namespace, id.name)
+        ).fetchone()
+        return row[0] if row else None
+
+    async def schedule(self, id: ObjectId, at_ms: int) -> None:
+        """Make an entry, or move it; durable on return."""
+        self.settle(id, at_ms)
+        await self._committer.wait_durable()
+
+    def settle(self, id: ObjectId, at_ms: int | None) -> None:
+        """Move an entry, or remove it; durable some time later."""
+        if at_ms is None:
+            self._committer.execute(_REMOVE, (id.namespace, id.name))
+        else:
+            self._committer.execute(_SET, (id.namespace, id.name, at_ms))
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Fire what is due, for ever."""
+        while self._committer.broken is None:
+            self._changed.clear()
+            wait_ms = self._fire_due(self._ports.clock.now_ms())
+            try:
+                async with asyncio.timeout(wait_ms / 1000):
+                    await self._changed.wait()
+            except TimeoutError:
+                continue
+
+    def _fire_due(self, now_ms: int) -> int:
+        """Start what is due; gives the time until the next look, in milliseconds."""
+        rows: list[tuple[Any, ...]] = self._committer.execute(
+            "SELECT namespace, name, at_ms FROM alarms ORDER BY at_ms LIMIT ?1",
+            (ALARMS_RUNNING_MAX + len(self._running) + len(self._not_before_ms),),
+        ).fetchall()
+        for namespace, name, at_ms in rows:
+            id = ObjectId(namespace, name)
+            if id in self._running or len(self._running) >= ALARMS_RUNNING_MAX:
+                continue
+            due_ms = max(at_ms, self._not_before_ms.get(id, 0))
+            if due_ms > now_ms:
+                return min(int(due_ms - now_ms), _SLEEP_MS_MAX)
+            self._running.add(id)
+            self._not_before_ms.pop(id, None)
+            self._tasks.create_task(self._fire_one(id))
+        return _SLEEP_MS_MAX
+
+    async def _fire_one(self, id: ObjectId) -> None:
+        try:
+            await self._fire(id)
+        except PenstockError as error:
+            log.warning("alarm_not_fired", object=str(id), error=error.message)
+            self._not_before_ms[id] = self._ports.clock.now_ms() + _RETRY_MS
+        finally:
+            self._running.discard(id)
+            self._changed.set()
+
+
+def rehome(disk: Disk, folder: str, executors: int) -> None:
+    """Put every index entry under the executor that owns its object, after the number of executors changed.
+
+    Blocks; run it before the executors start. Entries are copied before they are removed, so a crash leaves at
+    worst an entry twice, which fires once too often and is put right.
+    """
+    for name in disk.list_dir(folder):
+        if not name.endswith(".db"):
+            continue
+        slot = int(name.removesuffix(".db"))
+        database = Database.open(disk, f"{folder}/{name}")
+        for table in _TABLES:
+            database.execute(table)
+        strangers: dict[int, list[tuple[Any, ...]]] = {}
+        row: tuple[Any, ...]
+        for row in database.execute("SELECT namespace, name, at_ms FROM alarms"):
+            home = owner(ObjectId(row[0], row[1]).key, executors)
+            if home != slot:
+                strangers.setdefault(home, []).append(row)
+        for home, rows in strangers.items():
+            _adopt(disk, f"{folder}/{home}.db", rows)
+            for namespace, object_name, _ in rows:
+                database.execute(_REMOVE, (namespace, object_name))
+        database.close()
+
+
+def _adopt(disk: Disk, path: str, rows: list[tuple[Any, ...]]) -> None:
+    database = Database.open(disk, path)
+    for table in _TABLES:
+        database.execute(table)
+    for row in rows:
+        database.execute(_SET, row)
+    database.close()

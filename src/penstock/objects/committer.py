@@ -1,0 +1,139 @@
+"""From a written row to a durable one: the commit turn.
+
+The first statement of a step opens a transaction and asks for a commit on the next turn of the loop. Whatever
+is written until then joins it, so one transaction serves all calls of a turn, and one fsync all transactions
+of a round. Nothing here waits: the commit goes into the page cache and to the relay, and the output gate opens
+when the relay says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import apsw
+
+from penstock.base.errors import Internal, PenstockError
+from penstock.objects.gate import OutputGate
+from penstock.storage.database import Database, SqlValue
+from penstock.storage.relay import Commit, Relay
+
+
+class Committer:
+    """A database with its implicit transaction, its lane to the relay and its output gate.
+
+    `before_commit` may give something to await before a transaction commits (more may be written meanwhile, and
+    joins it; it is asked again until it gives None). `on_commit` is told of each commit. `on_broken` is told,
+    once, that nothing more can be written: a transaction failed, so what is in memory is no longer what is on
+    the disk, and whoever waits at the gate gets the error.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        relay: Relay,
+        key: str,
+        tasks: asyncio.TaskGroup,
+        *,
+        on_broken: Callable[[PenstockError], None],
+        before_commit: Callable[[], Awaitable[None] | None] = lambda: None,
+        on_commit: Callable[[Commit], None] = lambda _commit: None,
+    ) -> None:
+        self.database = database
+        self.broken: PenstockError | None = None
+        self._gate = OutputGate()
+        self._lane = relay.open_lane(key, self._gate.open_to)
+        self._tasks = tasks
+        self._before_commit = before_commit
+        self._on_commit = on_commit
+        self._on_broken = on_broken
+        self._commit_due = False
+
+    def execute(self, sql: str, parameters: tuple[SqlValue, ...] = ()) -> apsw.Cursor:
+        """Run a statement in the current transaction, opening one where there is none."""
+        if self.broken is not None:
+            raise self.broken
+        try:
+            if not self._commit_due:
+                self.database.begin()
+                self._commit_due = True
+                asyncio.get_running_loop().call_soon(self._commit_turn)
+            return self.database.execute(sql, parameters)
+        except PenstockError as error:
+            # SQLite may have rolled back the whole transaction, with the writes of others that wait at the gate.
+            self.break_with(error)
+            raise
+
+    # -- the gate -----------------------------------------------------------------------------------------
+
+    @property
+    def position(self) -> int:
+        """The commit that will hold everything written so far."""
+        if self._commit_due and self.broken is None and self.database.has_uncommitted_writes:
+            return self.database.position + 1
+        return self.database.position
+
+    @property
+    def is_settled(self) -> bool:
+        """Nothing is open and everything is durable."""
+        return not self._commit_due and self._gate.durable == self.database.position
+
+    def is_durable(self, position: int) -> bool:
+        return position <= self._gate.durable
+
+    def hold(self) -> asyncio.Future[None] | None:
+        """What a departing message must await: done when everything written so far is durable. None if that is
+        so already. Raises if the writes failed."""
+        return self._gate.hold(self.position)
+
+    async def wait_durable(self) -> None:
+        held = self.hold()
+        if held is not None:
+            await held
+
+    # -- the turn -----------------------------------------------------------------------------------------
+
+    def _commit_turn(self) -> None:
+        if self.broken is not None:
+            return
+        first = self._before_commit()
+        if first is None:
+            self._commit()
+        else:
+            self._tasks.create_task(self._commit_after(first))
+
+    async def _commit_after(self, first: Awaitable[None] | None) -> None:
+        try:
+            while first is not None:
+                await first
+                if self.broken is not None:
+                    return
+                first = self._before_commit()
+        except PenstockError as error:
+            self.break_with(error)
+            return
+        self._commit()
+
+    def _commit(self) -> None:
+        self._commit_due = False
+        try:
+            commit = self.database.commit()
+        except PenstockError as error:
+            self.break_with(error)
+            return
+        except apsw.Error as error:
+            self.break_with(Internal(f"The commit failed: {error}"))
+            return
+        if commit is None:
+            self._gate.nothing_written(self.database.position)
+        else:
+            self._lane.ship(commit)
+            self._on_commit(commit)
+
+    def break_with(self, error: PenstockError) -> None:
+        """Stop: nothing more is committed, and whoever waits or writes from now on gets `error`."""
+        if self.broken is not None:
+            return
+        self.broken = error
+        self._gate.break_with(error)
+        self._on_broken(error)

@@ -1,0 +1,140 @@
+"""Calls as bytes: the same call, the same answer and the same errors whether an object lives here or in a
+sibling process.
+
+Arguments and results are msgpack. Each method's annotations say what they are decoded to, so a `msgspec.Struct`
+arrives as one; what is not annotated arrives as plain dicts and lists. Values that cannot change are handed
+over as they are inside a process; everything else is copied through bytes there too, so that a caller never
+shares a mutable value with an object.
+"""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from penstock.base.errors import KINDS, Internal, Invalid, PenstockError
+
+_IMMUTABLE = frozenset({bytes, str, int, float, bool, type(None)})
+_NOT_CALLABLE = frozenset({"alarm"})
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Method:
+    """How one method's arguments and result travel."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        parameters = list(inspect.signature(function).parameters.values())[1:]
+        self._signature = inspect.Signature(parameters)
+        hints = typing.get_type_hints(function)
+        # A tuple of the annotated types, as long as the call that is decoded: later parameters have defaults.
+        self._types = [hints.get(parameter.name, Any) for parameter in parameters]
+        self._decoders: dict[int, msgspec.msgpack.Decoder[tuple[Any, ...]]] = {}
+        self._result: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(hints.get("return", Any))
+
+    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+        """Keyword arguments put in their places. Raises `Invalid` as a wrong call would raise `TypeError`."""
+        try:
+            bound = self._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise Invalid(f"Wrong arguments: {error}.") from error
+        bound.apply_defaults()
+        return bound.args
+
+    def encode_args(self, args: tuple[Any, ...]) -> bytes:
+        return _encode_value(args)
+
+    def decode_args(self, payload: bytes) -> tuple[Any, ...]:
+        """Raises `msgspec.DecodeError` when the arguments are not what the method is annotated with."""
+        count = _array_length(payload)
+        decoder = self._decoders.get(count)
+        if decoder is None:
+            # More arguments than parameters is the method's own TypeError to raise.
+            types = tuple(self._types[:count]) + (Any,) * (count - len(self._types))
+            shape = tuple[types] if types else tuple[()]  # type: ignore[valid-type]
+            decoder = self._decoders[count] = msgspec.msgpack.Decoder(shape)
+        return decoder.decode(payload)
+
+    def copy_args(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        if all(type(arg) in _IMMUTABLE for arg in args):
+            return args
+        return self.decode_args(self.encode_args(args))
+
+    def copy_result(self, result: Any) -> Any:
+        return result if type(result) in _IMMUTABLE else self._result.decode(_encode_value(result))
+
+    def decode_result(self, payload: bytes) -> Any:
+        return self._result.decode(payload)
+
+
+def methods_of(cls: type) -> dict[str, Method]:
+    """The methods that stubs can call: public, defined in Python, not the alarm handler."""
+    return {
+        name: Method(function)
+        for name, function in inspect.getmembers(cls, inspect.isfunction)
+        if not name.startswith("_") and name not in _NOT_CALLABLE
+    }
+
+
+class Request(msgspec.Struct, array_like=True, frozen=True):
+    namespace: str
+    name: str
+    method: str
+    args: bytes
+
+
+class Answer(msgspec.Struct, array_like=True, frozen=True):
+    """Either a result, or an error's kind, message, code and retry_after_s."""
+
+    result: bytes = b""
+    kind: str | None = None
+    message: str = ""
+    code: int = 0
+    retry_after_s: int | None = None
+
+
+_request_decoder = msgspec.msgpack.Decoder(Request)
+_answer_decoder = msgspec.msgpack.Decoder(Answer)
+
+
+def encode_request(namespace: str, name: str, method: str, args: bytes) -> bytes:
+    return _encode(Request(namespace, name, method, args))
+
+
+def decode_request(payload: bytes) -> Request:
+    return _request_decoder.decode(payload)
+
+
+def encode_result(result: Any) -> bytes:
+    return _encode(Answer(_encode_value(result)))
+
+
+def encode_error(error: PenstockError) -> bytes:
+    return _encode(Answer(b"", error.kind, error.message, error.code, error.retry_after_s))
+
+
+def result_of(payload: bytes) -> bytes:
+    """The result in an answer; raises the error that it carries."""
+    answer = _answer_decoder.decode(payload)
+    if answer.kind is None:
+        return answer.result
+    raise KINDS[answer.kind](answer.message, code=answer.code, retry_after_s=answer.retry_after_s)
+
+
+def _encode_value(value: Any) -> bytes:
+    try:
+        return _encode(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise Internal(f"Arguments and results must be serialisable by msgspec: {error}.") from error
+
+
+def _array_length(payload: bytes) -> int:
+    first = payload[0]
+    if first & 0xF0 == 0x90:  # fixarray
+        return first & 0x0F
+    assert first == 0xDC, "arguments are a msgpack array of fewer than 65,536 items"
+    return int.from_bytes(payload[1:3], "big")

@@ -1,0 +1,186 @@
+"""The runtime of one executor: it activates objects, routes calls, fires alarms and evicts what is idle."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import structlog
+
+from penstock.base.errors import Fenced, Internal, Invalid, PenstockError, Unavailable
+from penstock.base.limits import OBJECT_IDLE_MS_MAX, SWEEP_INTERVAL_MS
+from penstock.objects import remote
+from penstock.objects.activation import Activation
+from penstock.objects.alarm_index import AlarmIndex
+from penstock.objects.durable_object import Context, DurableObject
+from penstock.objects.identity import ObjectId
+from penstock.objects.placement import owner
+from penstock.objects.remote import Method
+from penstock.objects.stub import BeforeCall, Namespace
+from penstock.storage.ports import Ports
+
+log = structlog.get_logger("penstock.objects")
+
+
+@dataclass(frozen=True, slots=True)
+class _Class:
+    cls: type[DurableObject[Any]]
+    env: Any
+    methods: dict[str, Method]
+
+
+@dataclass(slots=True)
+class RuntimeStatistics:
+    """Counters since start."""
+
+    activations: int = 0
+    evictions: int = 0
+    broken: int = 0
+    alarms_fired: int = 0
+    alarm_failures: int = 0
+    alarms_given_up: int = 0
+
+
+class Runtime:
+    """`slot` of `executors` says which objects live here. `on_fatal` is called when nothing can be made durable
+    any more: the process must end."""
+
+    def __init__(
+        self,
+        ports: Ports,
+        folder: str,
+        *,
+        slot: int,
+        executors: int,
+        tasks: asyncio.TaskGroup,
+        on_fatal: Callable[[PenstockError], None],
+    ) -> None:
+        self.ports = ports
+        self.slot = slot
+        self.executors = executors
+        self.tasks = tasks
+        self.statistics = RuntimeStatistics()
+        self._folder = folder
+        self._on_fatal = on_fatal
+        self._classes: dict[str, _Class] = {}
+        self._active: dict[str, Activation] = {}
+        self._stopping = False
+        self.alarms = AlarmIndex(
+            ports, f"{folder}/alarms/{slot}.db", tasks, fire=self._fire_alarm, on_broken=on_fatal
+        )
+
+    def register(self, cls: type[DurableObject[Any]], env: Any = None) -> None:
+        """Make a class known under its own name, which is the namespace of its objects."""
+        assert cls.__name__ not in self._classes, cls
+        self._classes[cls.__name__] = _Class(cls, env, remote.methods_of(cls))
+
+    def namespace(self, name: str, before_call: BeforeCall | None = None) -> Namespace:
+        """The objects of a class. `before_call`, if given, is awaited before each call: an object's output
+        gate."""
+        return Namespace(self, name, self._class(name).methods, before_call)
+
+    def _class(self, name: str) -> _Class:
+        try:
+            return self._classes[name]
+        except KeyError:
+            raise Invalid(f"There is no class {name!r}; known are {', '.join(self._classes)}.") from None
+
+    def owner(self, id: ObjectId) -> int:
+        return owner(id.key, self.executors)
+
+    @property
+    def active(self) -> int:
+        """Objects in memory."""
+        return len(self._active)
+
+    # -- life ---------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        await self.alarms.open()
+        self.tasks.create_task(self.alarms.run())
+        self.tasks.create_task(self._sweep())
+
+    async def stop(self) -> None:
+        """Close every object. Calls under way fail as they would in a crash; the caller has drained them before."""
+        self._stopping = True
+        for activation in list(self._active.values()):
+            await activation.close()
+        await self.alarms.close()
+
+    async def _sweep(self) -> None:
+        while True:
+            await self.ports.clock.sleep_ms(SWEEP_INTERVAL_MS)
+            now_ms = self.ports.clock.elapsed_ms()
+            for activation in list(self._active.values()):
+                if activation.is_idle and now_ms - activation.last_used_ms > OBJECT_IDLE_MS_MAX:
+                    self.statistics.evictions += 1
+                    await self._close(activation)
+
+    def discard(self, activation: Activation, error: PenstockError) -> None:
+        """The activation broke: close it, so that the next call starts the object from what is durable."""
+        if self._stopping or self._active.get(activation.id.key) is not activation:
+            return
+        if isinstance(error, Fenced):
+            self._on_fatal(error)
+            return
+        self.statistics.broken += 1
+        log.warning("object_discarded", object=str(activation.id), error=error.message)
+        self.tasks.create_task(self._close(activation))
+
+    async def _close(self, activation: Activation) -> None:
+        await activation.close()
+        if self._active.get(activation.id.key) is activation:
+            del self._active[activation.id.key]
+
+    # -- calls --------------------------------------------------------------------------------------------
+
+    async def call_here(self, id: ObjectId, method: str, args: tuple[Any, ...]) -> Any:
+        """Call a method of an object that lives here."""
+        return await self._activation(id).call(method, args)
+
+    async def call_there(self, slot: int, id: ObjectId, method: str, args: bytes) -> bytes:
+        """Call a method of an object of executor `slot`; gives the encoded result."""
+        request = remote.encode_request(id.namespace, id.name, method, args)
+        return remote.result_of(await self.ports.transport.request(slot, request))
+
+    async def answer(self, payload: bytes) -> bytes:
+        """Serve a sibling's `call_there`. Errors are answers."""
+        try:
+            request = remote.decode_request(payload)
+            known = self._class(request.namespace)
+            method = known.methods.get(request.method)
+            if method is None:
+                raise Invalid(f"{request.namespace} has no method {request.method!r} that a stub can call.")
+            id = ObjectId(request.namespace, request.name)
+            if self.owner(id) != self.slot:
+                raise Unavailable(f"{id} does not live on executor {self.slot}.", retry_after_s=1)
+            result = await self.call_here(id, request.method, method.decode_args(request.args))
+            return remote.encode_result(result)
+        except PenstockError as error:
+            return remote.encode_error(error)
+        except msgspec.MsgspecError as error:
+            return remote.encode_error(Internal(f"A call could not be decoded: {error}."))
+
+    def _activation(self, id: ObjectId) -> Activation:
+        activation = self._active.get(id.key)
+        if activation is not None:
+            return activation
+        if self._stopping:
+            raise Unavailable("This executor is stopping.", retry_after_s=1)
+        known = self._class(id.namespace)
+        path = f"{self._folder}/objects/{id.namespace}/{id.key[:2]}/{id.key}.db"
+        activation = self._active[id.key] = Activation(self, id, path)
+        self.statistics.activations += 1
+
+        def build(ctx: Context) -> DurableObject[Any]:
+            return known.cls(ctx, known.env)
+
+        self.tasks.create_task(activation.start(build))
+        return activation
+
+    async def _fire_alarm(self, id: ObjectId) -> None:
+        self.statistics.alarms_fired += 1
+        await self._activation(id).fire_alarm()

@@ -1,0 +1,52 @@
+"""When a file is due, and what goes into it. Pure functions of (pending, now).
+
+A file is due at the first of: so many bytes, so many records, so many seconds after its first record, the end
+of the hour (UTC) in which its first record came. The last keeps the partition `hr=HH` true: it holds what
+came in that hour and nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+HOUR_MS = 3_600_000
+
+
+class Rolling(msgspec.Struct, frozen=True):
+    """The bounds of one file. A file passes `bytes_max` or `records_max` by less than one request, because a
+    request's records stay together."""
+
+    bytes_max: int
+    duration_ms_max: int
+    records_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """What is stored and not yet in a file."""
+
+    first_received_ms: int
+    records: int
+    bytes: int
+
+
+def due_at_ms(pending: Pending, rolling: Rolling, now_ms: int) -> int:
+    """When the next file must be sealed, wall time in milliseconds; `now_ms` if it is due already."""
+    if pending.bytes >= rolling.bytes_max or pending.records >= rolling.records_max:
+        return now_ms
+    waited_enough_ms = pending.first_received_ms + rolling.duration_ms_max
+    return max(now_ms, min(waited_enough_ms, hour_end_ms(pending.first_received_ms)))
+
+
+def hour_end_ms(at_ms: int) -> int:
+    """The first millisecond of the hour (UTC) after `at_ms`."""
+    return (at_ms // HOUR_MS + 1) * HOUR_MS
+
+
+def backoff_ms(failures: int, base_ms: int, max_ms: int, fraction: float) -> int:
+    """How long to wait after the n-th failure in a row (1, 2, …): `base_ms` doubling up to `max_ms`, of which
+    between half and all is taken (`fraction`, 0 to 1, is the chance), so that many do not return together."""
+    whole_ms = min(max_ms, base_ms << min(failures - 1, 30))
+    return round(whole_ms * (1 + fraction) / 2)

@@ -1,0 +1,1 @@
+"""The server: one supervisor, and executors that accept requests and host objects."""

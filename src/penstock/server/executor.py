@@ -1,0 +1,178 @@
+"""An executor: a process with an event loop that accepts requests and hosts objects.
+
+Its life hangs on two pipes to the supervisor. On the *status* pipe it says `R` when it is ready and `D` when
+its requests have drained. The *lifeline* says nothing: when its other end closes, the supervisor wants the
+executor to end now (after a drain), or is dead. In both cases there is nothing to lose: whatever was
+acknowledged is durable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import structlog
+import uvicorn
+import uvloop
+
+from penstock.base.clock import SystemClock
+from penstock.base.errors import PenstockError
+from penstock.base.rng import system_rng
+from penstock.http.auth import Account
+from penstock.server.listen import Port
+from penstock.server.node import Node
+from penstock.server.settings import ServeSettings
+from penstock.server.supervision import EXIT_DISK
+from penstock.storage.disk import OsDisk
+from penstock.storage.object_store import FolderStore
+from penstock.storage.offload import Threads
+from penstock.storage.ports import Ports
+from penstock.storage.relay import LocalRelay
+from penstock.storage.transport import UnixTransport
+
+log = structlog.get_logger("penstock.server")
+
+READY = b"R"
+DRAINED = b"D"
+
+#: How long a thread may keep the GIL while the loop wants it. CPython's 5 ms would show in every latency while a
+#: file is being made beside the loop.
+_SWITCH_INTERVAL_S = 0.0005
+#: Cyclic garbage is rare here, and a young collection every 700 allocations costs a tenth of the throughput.
+_GC_THRESHOLD = 50_000
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutorPlace:
+    """What one executor is told by its supervisor."""
+
+    slot: int
+    settings: ServeSettings
+    account: Account
+    port: Port
+    sockets_folder: str
+    lifeline: int
+    status: int
+
+
+def run_executor(place: ExecutorPlace) -> int:
+    """Run until the supervisor says otherwise; gives the exit code."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor decides
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    gc.freeze()
+    gc.set_threshold(_GC_THRESHOLD, 20, 20)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_run(place))
+    return 0
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, with signals left to us and a word when it listens."""
+
+    def __init__(self, config: uvicorn.Config, on_listening: Callable[[], object]) -> None:
+        super().__init__(config)
+        self._on_listening = on_listening
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_listening()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def _run(place: ExecutorPlace) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_reader(place.lifeline, stop.set)
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            life = tasks.create_task(_live(place, tasks))
+            await stop.wait()
+            loop.remove_reader(place.lifeline)
+            if not life.done():
+                # The supervisor is dead: end as in a crash, quickly, so that a new server can take over.
+                log.error("supervisor_lost")
+                os._exit(1)
+            await life.result().stop()
+            raise _Ended
+    except* _Ended:
+        pass
+
+
+class _Ended(Exception):
+    """Ends the task group, with the background tasks in it."""
+
+
+async def _live(place: ExecutorPlace, tasks: asyncio.TaskGroup) -> Node:
+    """Start, serve until SIGTERM, drain. What is left to do then is to stop the node."""
+    node, transport = _build(place, tasks)
+    await node.start()
+    await transport.serve(node.answer)
+    config = uvicorn.Config(
+        node.app,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=max(1, round(place.settings.drain_seconds)),
+    )
+    server = _Server(config, lambda: os.write(place.status, READY))
+
+    def drain() -> None:
+        node.drain()
+        server.should_exit = True
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, drain)
+    await server.serve(sockets=[place.port.listen()])
+    log.info("drained")
+    os.write(place.status, DRAINED)
+    return node
+
+
+def _build(place: ExecutorPlace, tasks: asyncio.TaskGroup) -> tuple[Node, UnixTransport]:
+    clock, disk, offload = SystemClock(), OsDisk(), Threads()
+    folder = str(place.settings.data_dir.absolute())
+    relay = LocalRelay(offload, clock, _fatal)
+    tasks.create_task(relay.run())
+    transport = UnixTransport(place.sockets_folder, place.slot, tasks)
+    ports = Ports(
+        clock=clock,
+        rng=system_rng(),
+        disk=disk,
+        offload=offload,
+        relay=relay,
+        transport=transport,
+        buckets=FolderStore(disk, offload, f"{folder}/buckets", f"{folder}/unfinished"),
+    )
+    node = Node(
+        ports,
+        folder,
+        place.account,
+        place.settings.limits,
+        relay.statistics,
+        slot=place.slot,
+        executors=place.settings.executors,
+        tasks=tasks,
+        on_fatal=_fatal,
+    )
+    return node, transport
+
+
+def _fatal(error: PenstockError) -> None:
+    """Nothing can be made durable any more: not one more answer may leave."""
+    log.critical("fenced", error=error.message)
+    sys.stderr.flush()
+    os._exit(EXIT_DISK)

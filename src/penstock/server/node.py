@@ -1,0 +1,100 @@
+"""One executor's parts, put together on a set of ports. The same for the real server and for the simulator."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from penstock.base.errors import PenstockError
+from penstock.base.limits import Limits
+from penstock.http.app import App
+from penstock.http.auth import Account, Authenticator
+from penstock.http.control import Control
+from penstock.http.ingest import Ingest
+from penstock.http.metrics import Family, collect, decode_families, encode_families, render
+from penstock.http.operations import OperationRoutes
+from penstock.http.pipelines import PipelineRoutes
+from penstock.http.request_id import RequestIds
+from penstock.objects import Runtime
+from penstock.pipelines.broker import Broker
+from penstock.pipelines.coordinator import Coordinator
+from penstock.pipelines.environment import PipelineEnv, PipelineStatistics
+from penstock.pipelines.registry import Registry
+from penstock.pipelines.stream_shard import StreamShard
+from penstock.storage.disk_guard import DiskGuard
+from penstock.storage.ports import Ports
+from penstock.storage.relay import RelayStatistics
+
+#: A sibling's request for metrics. A call to an object is a msgpack array and never starts like this.
+_METRICS = b"metrics"
+
+
+class Node:
+    """`app` is the ASGI application, `answer` what siblings' requests are given to."""
+
+    def __init__(
+        self,
+        ports: Ports,
+        folder: str,
+        account: Account,
+        limits: Limits,
+        relay_statistics: RelayStatistics,
+        *,
+        slot: int,
+        executors: int,
+        tasks: asyncio.TaskGroup,
+        on_fatal: Callable[[PenstockError], None],
+    ) -> None:
+        self._ports = ports
+        self._slot = slot
+        self._executors = executors
+        self._tasks = tasks
+        self._ready = False
+        self._relay_statistics = relay_statistics
+        self.statistics = PipelineStatistics()
+        self.runtime = Runtime(ports, folder, slot=slot, executors=executors, tasks=tasks, on_fatal=on_fatal)
+        env = PipelineEnv(limits, executors, self.statistics)
+        for cls in (Registry, Coordinator, StreamShard):
+            self.runtime.register(cls, env)
+        self.guard = DiskGuard(ports.disk, folder, limits.disk_reserve_bytes, ports.clock, ports.offload)
+        ids = RequestIds(ports.rng)
+        authenticator = Authenticator(account)
+        self.ingest = Ingest(Broker(self.runtime), authenticator, self.guard, limits, ids)
+        endpoints = [
+            *OperationRoutes(lambda: self._ready, self._metrics).endpoints,
+            *PipelineRoutes(self.runtime, limits).endpoints,
+        ]
+        self.app = App(self.ingest, Control(endpoints, authenticator, ports.clock, ids))
+
+    async def start(self) -> None:
+        await self.runtime.start()
+        self._tasks.create_task(self.guard.run())
+        self._ready = True
+
+    def drain(self) -> None:
+        """Tell load balancers to send requests elsewhere."""
+        self._ready = False
+
+    async def stop(self) -> None:
+        """Close all objects. What they hold is durable already; this makes the next start quick."""
+        self._ready = False
+        await self.runtime.stop()
+
+    async def answer(self, payload: bytes) -> bytes:
+        if payload == _METRICS:
+            return encode_families(self._families())
+        return await self.runtime.answer(payload)
+
+    def _families(self) -> list[Family]:
+        return collect(self.ingest.statistics, self.statistics, self._relay_statistics, self.runtime, self.guard)
+
+    async def _metrics(self) -> bytes:
+        return render({slot: await self._families_of(slot) for slot in range(self._executors)})
+
+    async def _families_of(self, slot: int) -> list[Family] | None:
+        if slot == self._slot:
+            return self._families()
+        try:
+            return decode_families(await self._ports.transport.request(slot, _METRICS))
+        except PenstockError:
+            return None

@@ -1,0 +1,23 @@
+"""What `penstock serve` is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from penstock.base.limits import Limits
+
+
+@dataclass(frozen=True, slots=True)
+class ServeSettings:
+    """`port` 0 takes any free one. `executors` is from 1 to `EXECUTORS_MAX`. `drain_seconds` is how long requests
+    under way may take to end after SIGTERM."""
+
+    data_dir: Path
+    executors: int
+    host: str = "127.0.0.1"
+    port: int = 8787
+    drain_seconds: float = 10.0
+    limits: Limits = field(default_factory=Limits)
+    log_format: Literal["json", "console"] = "json"

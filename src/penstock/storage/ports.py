@@ -1,0 +1,24 @@
+"""The set of ports that a process is built on: the one argument that makes it real or simulated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from penstock.base.clock import Clock
+from penstock.base.rng import Rng
+from penstock.storage.disk import Disk
+from penstock.storage.object_store import ObjectStore
+from penstock.storage.offload import Offload
+from penstock.storage.relay import Relay
+from penstock.storage.transport import Transport
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    clock: Clock
+    rng: Rng
+    disk: Disk
+    offload: Offload
+    relay: Relay
+    transport: Transport
+    buckets: ObjectStore
