@@ -60,6 +60,8 @@ class Activation:
         self._start_error: PenstockError | None = None
         self._running = 0
         self._checkpointing = False
+        #: Held by whatever works on the database beside the loop.
+        self._beside = asyncio.Lock()
         #: Time of this object's entry in the alarm index, as far as it is known to be durable.
         self._indexed_ms: int | None = None
         #: The last commit that changed the alarm.
@@ -143,7 +145,8 @@ class Activation:
             if self._database is not None:
                 self._committer.break_with(Unavailable("The object was closed; call it again.", retry_after_s=1))
                 try:
-                    await self._ports.offload.run("bulk", self._database.close)
+                    async with self._beside:
+                        await self._ports.offload.run("bulk", self._database.close)
                 except PenstockError as error:
                     log.warning("object_not_closed_cleanly", object=str(self.id), error=error.message)
             self.phase = Phase.CLOSED
@@ -209,14 +212,18 @@ class Activation:
 
     async def _start_epoch(self) -> None:
         """Copy the log back, mostly while the object goes on writing; then keep calls out for the moment it takes
-        to copy the rest, so that the log can start again from its first byte."""
+        to copy the rest, so that the log can start again from its first byte. (If an alarm handler wrote in that
+        moment it cannot, and the next commit tries again.)"""
         assert self._database is not None
         checkpoint = self._database.checkpoint
         try:
-            await self._ports.offload.run("bulk", partial(checkpoint, restart=False))
-            with self._input.held_shut():
-                await self._committer.wait_durable()
-                await self._ports.offload.run("bulk", partial(checkpoint, restart=True))
+            async with self._beside:
+                if self.phase is not Phase.ACTIVE:
+                    return
+                await self._ports.offload.run("bulk", checkpoint)
+                with self._input.held_shut():
+                    await self._committer.wait_durable()
+                    await self._ports.offload.run("bulk", checkpoint)
         except Fenced as error:
             self._committer.break_with(error)
         except PenstockError as error:

@@ -131,9 +131,12 @@ class Runtime:
         self.tasks.create_task(self._close(activation))
 
     async def _close(self, activation: Activation) -> None:
-        await activation.close()
-        if self._active.get(activation.id.key) is activation:
-            del self._active[activation.id.key]
+        try:
+            await activation.close()
+        finally:
+            # In the same step: calls that waited for the end must find the next activation, not this one.
+            if self._active.get(activation.id.key) is activation:
+                del self._active[activation.id.key]
 
     # -- calls --------------------------------------------------------------------------------------------
 

@@ -39,12 +39,15 @@ _FRAME_HEADER_BYTES = 24
 #: 32 TiB of log at the usual checkpoint size.
 _RESTARTS_MAX = 1 << 20
 
+#: How long a connection of ours waits for another of ours. A second process fails at once: its lock is for life.
+_BUSY_MS_MAX = 5_000
+
 _META = "CREATE TABLE IF NOT EXISTS _penstock_meta (key TEXT PRIMARY KEY, value ANY) STRICT, WITHOUT ROWID"
 
 
 class Database:
     """An open database. `open`, `checkpoint`, `close` and `reader` block and are called beside the loop; the rest
-    is called on it. Never both at once: the owner sees to that, except that `checkpoint(restart=False)` and
+    is called on it. Never both at once: the owner sees to that, except that `checkpoint` and
     readers may run while the owner writes (where `Disk.shares_wal_index`)."""
 
     def __init__(self, disk: Disk, path: str) -> None:
@@ -86,6 +89,7 @@ class Database:
         )
         if not self._disk.shares_wal_index:
             connection.pragma("locking_mode", "exclusive")
+        connection.set_busy_timeout(_BUSY_MS_MAX)
         connection.pragma("journal_mode", "wal")
         connection.pragma("synchronous", "normal")
         connection.pragma("temp_store", "memory")
@@ -174,18 +178,17 @@ class Database:
 
     # -- beside the loop --------------------------------------------------------------------------------
 
-    def checkpoint(self, *, restart: bool) -> None:
-        """Copy the log back into the database, syncing both.
+    def checkpoint(self) -> None:
+        """Copy the log back into the database, as far as it was written when this began, syncing both.
 
-        With `restart=False` the owner may go on writing meanwhile; what it adds is left for the next time. With
-        `restart=True` the owner must hold still; the next write then starts a new epoch.
+        If nothing was added meanwhile and nobody reads from the log, the next write starts a new epoch. Passive
+        on purpose: the other modes take the writer's lock, and the owner, with a read transaction open, would
+        fail on it at once.
         """
-        if not restart and not self._disk.shares_wal_index:
-            return
         with translated_errors(self._path):
-            mode = apsw.SQLITE_CHECKPOINT_RESTART if restart else apsw.SQLITE_CHECKPOINT_PASSIVE
-            with contextlib.suppress(apsw.BusyError):  # a reader is in the log: next time, then
-                self._checkpoint_connection().wal_checkpoint(mode=mode)
+            # Where there is one connection only, it may be in a transaction: next time, then.
+            with contextlib.suppress(apsw.LockedError):
+                self._checkpoint_connection().wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
 
     def _checkpoint_connection(self) -> apsw.Connection:
         if not self._disk.shares_wal_index:
