@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m bench.ingest` from the root of the repository."""

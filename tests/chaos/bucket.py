@@ -1,0 +1,70 @@
+"""Reads a bucket as a user's job would: while it is being written.
+
+A file that can be seen is complete and never changes; nothing else is ever in the bucket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import hashlib
+import re
+import zlib
+from pathlib import Path
+
+from .ledger import Tally
+
+_FILE = re.compile(r"event_date=\d{4}-\d\d-\d\d/hr=\d\d/[0-9A-HJKMNP-TV-Z]{26}\.json\.gz")
+
+
+class Bucket:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._digests: dict[str, bytes] = {}
+        self.tally = Tally()
+        self.violations: list[str] = []
+
+    async def watch(self, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            await asyncio.to_thread(self.read_new_files)
+            await asyncio.sleep(0.25)
+
+    def read_new_files(self) -> None:
+        for path in self._files():
+            name = str(path.relative_to(self._folder))
+            if name not in self._digests and (content := self._content(name)) is not None:
+                self._digests[name] = hashlib.sha256(content).digest()
+                self.tally.add_file(name, content.splitlines())
+
+    def check_unchanged(self) -> list[str]:
+        """Read everything again: which files have another content than at first sight, or are gone."""
+        names = {str(path.relative_to(self._folder)) for path in self._files()}
+        gone = [f"{name} has disappeared" for name in self._digests if name not in names]
+        changed = [
+            f"{name} has changed"
+            for name in names & self._digests.keys()
+            if hashlib.sha256(self._content(name) or b"").digest() != self._digests[name]
+        ]
+        return gone + changed
+
+    def __len__(self) -> int:
+        return len(self._digests)
+
+    def _files(self) -> list[Path]:
+        if not self._folder.is_dir():
+            return []
+        return [path for path in self._folder.rglob("*") if path.is_file()]
+
+    def _content(self, name: str) -> bytes | None:
+        if not _FILE.fullmatch(name):
+            self._complain(f"{name} is not a file that belongs into a bucket")
+            return None
+        try:
+            return gzip.decompress((self._folder / name).read_bytes())
+        except (EOFError, OSError, zlib.error) as error:
+            self._complain(f"{name} was visible before it was complete ({error})")
+            return None
+
+    def _complain(self, violation: str) -> None:
+        if violation not in self.violations:
+            self.violations.append(violation)

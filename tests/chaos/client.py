@@ -1,0 +1,156 @@
+"""Clients that know exactly what they know: plain sockets, no hidden retries.
+
+An HTTP library may send a request again when a kept connection turns out closed; then "lost" and "not sent" can no
+longer be told apart. Hence this one, which speaks just enough HTTP/1.1.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from dataclasses import dataclass
+
+from .ledger import Ledger, Outcome, Sent, request_body
+
+#: An answer takes milliseconds, and a killed process resets its connections. Silence for so long is a fault.
+TIMEOUT_S = 10.0
+#: Pause of a client after anything but 200, so that a server that starts has the processor.
+BACKOFF_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    host: str
+    port: int
+    path: str
+
+
+class NotSent(Exception):
+    """There was no connection: nothing of the request has left."""
+
+
+class Lost(Exception):
+    """The connection ended before the answer did."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+class Connection:
+    """One kept-alive connection, made anew when it was lost."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def post(self, body: bytes) -> Answer:
+        """Raises `NotSent`, `Lost`, or TimeoutError (sent, but never answered)."""
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                return await self._post(body)
+        except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
+            self.close()
+            if isinstance(error, TimeoutError):
+                raise
+            raise Lost from error
+
+    async def _post(self, body: bytes) -> Answer:
+        reader, writer = await self._connected()
+        head = (
+            f"POST {self._target.path} HTTP/1.1\r\nHost: {self._target.host}\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        writer.write(head.encode() + body)
+        await writer.drain()
+        status_line, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").strip().split("\r\n")
+        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        answer = Answer(
+            int(status_line.split()[1]), headers, await reader.readexactly(int(headers.get("content-length", 0)))
+        )
+        if headers.get("connection", "").lower() == "close":
+            self.close()
+        return answer
+
+    async def _connected(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if self._streams is not None and self._streams[0].at_eof():
+            self.close()  # closed while idle: nothing of the next request was sent over it
+        if self._streams is None:
+            try:
+                self._streams = await asyncio.open_connection(self._target.host, self._target.port)
+            except OSError as error:
+                raise NotSent from error
+        return self._streams
+
+    def close(self) -> None:
+        if self._streams is not None:
+            self._streams[1].close()
+        self._streams = None
+
+
+@dataclass(frozen=True, slots=True)
+class Habits:
+    records_max: int
+    #: Mean pause between requests.
+    pause_s: float
+
+
+class Client:
+    """Sends numbered records and keeps the ledger."""
+
+    def __init__(self, number: int, target: Target, ledger: Ledger) -> None:
+        self._number = number
+        self._target = target
+        self._ledger = ledger
+        self._sequence = 0
+        self._connection = Connection(target)
+
+    async def run(self, stop: asyncio.Event, rng: random.Random, habits: Habits) -> None:
+        while not stop.is_set():
+            if not await self.send(rng.randrange(1, habits.records_max + 1)):
+                await asyncio.sleep(BACKOFF_S)
+            await asyncio.sleep(rng.expovariate(1 / habits.pause_s) if habits.pause_s else 0)
+        self.close()
+
+    def close(self) -> None:
+        self._connection.close()
+
+    async def send_afresh(self, count: int) -> bool:
+        """As `send`, over a new connection: another executor may get it."""
+        self._connection.close()
+        return await self.send(count)
+
+    async def send(self, count: int) -> bool:
+        """Send one request of `count` new records; whether it was acknowledged."""
+        first, self._sequence = self._sequence, self._sequence + count
+        outcome, answer = await self._outcome(request_body(self._number, first, count), count)
+        self._ledger.add(Sent(self._number, first, count, outcome), answer)
+        return outcome is Outcome.ACKED
+
+    async def _outcome(self, body: bytes, count: int) -> tuple[Outcome, str]:
+        try:
+            answer = await self._connection.post(body)
+        except NotSent:
+            return Outcome.REFUSED, "not sent"
+        except Lost:
+            return Outcome.UNKNOWN, "lost"
+        except TimeoutError:
+            self._ledger.violations.append(f"client {self._number}: no answer within {TIMEOUT_S:.0f} s")
+            return Outcome.UNKNOWN, "timeout"
+        self._complain(answer, count)
+        if answer.status == 200:
+            return Outcome.ACKED, "200"
+        certain = answer.status < 500 or answer.status == 507
+        return Outcome.REFUSED if certain else Outcome.UNKNOWN, str(answer.status)
+
+    def _complain(self, answer: Answer, count: int) -> None:
+        """Whatever happens to the server, a client sees 200, 503 or 429 with Retry-After, or a lost connection."""
+        match answer.status:
+            case 200 if json.loads(answer.body) == {"success": True, "result": {"committed": count}}:
+                return
+            case 429 | 503 if answer.headers.get("retry-after", "").isdigit():
+                return
+        self._ledger.violations.append(f"client {self._number} was answered {answer}")
