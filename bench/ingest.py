@@ -53,6 +53,9 @@ class Run:
     load: load.Load
     #: Processor time of the server's processes during the load, work on files included.
     processor_s: float
+    #: Time after the load until every acknowledged record was in a file. A good part of a batch's 5 s is normal;
+    #: more means that files are made more slowly than records come in, and a longer load would be refused (429).
+    behind_s: float
     memory_bytes: int
     acked: int
     stored: servers.Stored
@@ -100,9 +103,9 @@ def measure(name: str, server: servers.Server, records: int, bodies: Path, optio
         loaded = load.run(server.url, bodies, connections=options.connections, seconds=options.seconds)
         processor_s = processes.processor_s(server.pids) - processor_s
         acked = (warm.ok + loaded.ok) * records
-        server.settle(before.records + acked)
+        behind_s = server.settle(before.records + acked)
     unknown = (2 * options.connections + warm.lost + loaded.lost) * records
-    return Run(name, records, loaded, processor_s, peak.bytes, acked, server.held() - before, unknown)
+    return Run(name, records, loaded, processor_s, behind_s, peak.bytes, acked, server.held() - before, unknown)
 
 
 @contextlib.contextmanager

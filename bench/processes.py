@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 #: How often memory is sampled. Reading a process's PSS walks its page tables, which stops its memory mapping for
 #: about a millisecond: often enough to see a peak, rarely enough not to make one.
@@ -69,6 +70,18 @@ def wait_for(url: str, process: subprocess.Popen[bytes], deadline_s: float = 20)
             pass
         time.sleep(0.05)
     raise RuntimeError(f"{url} was not ready within {deadline_s} s")
+
+
+def urlopen_when_ready(request: urllib.request.Request, deadline_s: float = 10) -> Any:
+    """As `urlopen`, with 503 taken for "not yet": one executor may be ready before the one it needs."""
+    ends_at = time.monotonic() + deadline_s
+    while True:
+        try:
+            return urllib.request.urlopen(request, timeout=deadline_s)
+        except urllib.error.HTTPError as error:
+            if error.code != 503 or time.monotonic() > ends_at:
+                raise
+        time.sleep(0.1)
 
 
 def tree(root: int) -> list[int]:

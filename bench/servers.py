@@ -52,8 +52,9 @@ class Server(Protocol):
         """What is there now."""
         ...
 
-    def settle(self, records: int) -> None:
-        """Wait until it holds at least so many records and nothing is under way, or until it has had its time."""
+    def settle(self, records: int) -> float:
+        """Wait until it holds at least so many records and nothing is under way, or until it has had its time.
+        Gives how long it took, in seconds, to hold so many."""
         ...
 
 
@@ -72,8 +73,8 @@ class Floor:
             database.close()
         return Stored(total)
 
-    def settle(self, records: int) -> None:
-        pass  # a row is there before its answer
+    def settle(self, records: int) -> float:
+        return 0.0  # a row is there before its answer
 
 
 @contextmanager
@@ -109,12 +110,14 @@ class Penstock:
         self._bucket = bucket
         self._records_of: dict[Path, int] = {}
 
-    def settle(self, records: int) -> None:
-        ends_at = time.monotonic() + DELIVERY_DEADLINE_S
-        while self.held().records < records and time.monotonic() < ends_at:
-            time.sleep(0.5)
+    def settle(self, records: int) -> float:
+        started = time.monotonic()
+        while self.held().records < records and time.monotonic() - started < DELIVERY_DEADLINE_S:
+            time.sleep(0.25)
+        took = time.monotonic() - started
         # A request that was under way when the load ended may be stored and not acknowledged: its file comes too.
         time.sleep(BATCH_SECONDS + 1)
+        return took
 
     def held(self) -> Stored:
         for path in self._bucket.rglob("*.json.gz"):
@@ -160,7 +163,7 @@ def _create_pipeline(data: Path) -> str:
         data=json.dumps(pipeline).encode(),
         headers={"Authorization": f"Bearer {credentials['token']}", "Content-Type": "application/json"},
     )
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with processes.urlopen_when_ready(request) as answer:
         created = json.load(answer)
     assert created["success"], created
     return f"{credentials['url']}/ingest/{created['result']['id']}"

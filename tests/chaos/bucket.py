@@ -9,6 +9,7 @@ import asyncio
 import gzip
 import hashlib
 import re
+import time
 import zlib
 from pathlib import Path
 
@@ -28,6 +29,15 @@ class Bucket:
         while not stop.is_set():
             await asyncio.to_thread(self.read_new_files)
             await asyncio.sleep(0.25)
+
+    def wait_for_new_file(self, seconds_max: float) -> None:
+        """Returns within about a millisecond of the appearance of the next file. Blocks."""
+        folders = sorted(self._folder.glob("event_date=*/hr=*"))
+        if not folders:
+            return
+        before, ends_at = folders[-1].stat().st_mtime_ns, time.monotonic() + seconds_max
+        while folders[-1].stat().st_mtime_ns == before and time.monotonic() < ends_at:
+            time.sleep(0.0005)
 
     def read_new_files(self) -> None:
         for path in self._files():

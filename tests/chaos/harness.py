@@ -103,7 +103,7 @@ class _Run:
         target = await asyncio.to_thread(self._server.create_pipeline, BATCH)
         started, stop = time.monotonic(), asyncio.Event()
         probe = Client(0, target, self._ledger)
-        nemesis = Nemesis(self._server, probe, random.Random(self._rng.random()))
+        nemesis = Nemesis(self._server, self._bucket, probe, random.Random(self._rng.random()))
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._bucket.watch(stop))
             for number, habits in enumerate(CLIENTS, 1):

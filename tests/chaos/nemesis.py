@@ -7,6 +7,7 @@ import random
 import time
 from dataclasses import dataclass
 
+from .bucket import Bucket
 from .client import Client
 from .server import ServerTree
 
@@ -15,11 +16,15 @@ from .server import ServerTree
 KINDS = {"executor": 70, "everything": 22, "supervisor": 8}
 #: Of a hundred kills, so many are followed by the next one before the service is back: recovery is killed too.
 KILL_DURING_RECOVERY_PERCENT = 15
+#: Of a hundred kills, so many come right after a file has appeared in the bucket: before the server has noted that
+#: it is delivered, or while its records are being freed. Left to chance, few kills would fall there.
+KILL_AT_FILE_PERCENT = 50
+FILE_WAIT_S_MAX = 1.5
 #: The service is called steady when so many new connections in a row were served: the kernel spreads them over
 #: the executors, so that all of them have most likely answered.
 STEADY_ANSWERS = 12
 RECOVERY_DEADLINE_S = 30.0
-PAUSE_MEAN_S = 0.9
+PAUSE_MEAN_S = 0.6
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +41,9 @@ class Kill:
 
 
 class Nemesis:
-    def __init__(self, server: ServerTree, probe: Client, rng: random.Random) -> None:
+    def __init__(self, server: ServerTree, bucket: Bucket, probe: Client, rng: random.Random) -> None:
         self._server = server
+        self._bucket = bucket
         self._probe = probe
         self._rng = rng
         self._orphans_possible = False
@@ -48,9 +54,9 @@ class Nemesis:
         while len(self.kills) < kills:
             await asyncio.sleep(min(4.0, self._rng.expovariate(1 / PAUSE_MEAN_S)))
             kind = self._rng.choices(list(KINDS), weights=list(KINDS.values()))[0]
-            killed_at = time.monotonic()
+            at_file = self._rng.randrange(100) < KILL_AT_FILE_PERCENT
             # In a thread, with the load going on: if the loop stopped for it, the server would be idle by then.
-            await asyncio.to_thread(self._kill, kind)
+            killed_at = await asyncio.to_thread(self._kill, kind, at_file)
             impatient = self._rng.randrange(100) < KILL_DURING_RECOVERY_PERCENT
             if impatient and len(self.kills) + 1 < kills:
                 self.kills.append(Kill(kind))
@@ -61,19 +67,19 @@ class Nemesis:
             self.kills.append(Kill(kind, first, steady))
             self._orphans_possible = False
 
-    def _kill(self, kind: str) -> None:
+    def _kill(self, kind: str, at_file: bool) -> float:
+        """Gives the time of the kill."""
         if self._server.ended:
             kind = "everything"  # killed again before its supervisor was there
-        match kind:
-            case "executor":
-                self._server.kill_executor(self._rng)
-                return
-            case "everything":
-                self._server.kill_all()
-            case "supervisor":
-                self._server.kill_supervisor()
-                self._orphans_possible = True
-        self._server.start()
+        kill = self._server.aim(kind, self._rng)
+        if at_file:
+            self._bucket.wait_for_new_file(FILE_WAIT_S_MAX)
+        killed_at = time.monotonic()
+        kill()
+        if kind != "executor":
+            self._orphans_possible |= kind == "supervisor"
+            self._server.start()
+        return killed_at
 
     async def _served(self, answers: int, since: float) -> float:
         """Until so many requests in a row, each over a new connection, were acknowledged."""

@@ -16,7 +16,10 @@ import subprocess
 import sys
 import time
 import tomllib
+import urllib.error
 import urllib.request
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from .client import Target
@@ -75,26 +78,28 @@ class ServerTree:
         self.seen.update(found)
         return found
 
-    def kill_executor(self, rng: random.Random) -> bool:
-        """False if there was none, as while the tree starts."""
+    def aim(self, kind: str, rng: random.Random) -> Callable[[], None]:
+        """Choose what to kill; calling the result kills it, at once."""
         executors = self.executors()
-        if executors:
-            _kill(rng.choice(executors))
-        return bool(executors)
+        match kind:
+            case "executor":
+                # There is none while the tree starts.
+                return partial(_kill, rng.choice(executors)) if executors else lambda: None
+            case "everything":
+                return partial(self._kill_supervisor_and, executors)
+            case "supervisor":
+                # Its executors must find out by themselves, and end.
+                return partial(self._kill_supervisor_and, [])
+        raise AssertionError(kind)
 
-    def kill_all(self) -> None:
-        """What a power button would do to the processes: the supervisor first, so that it restarts nobody."""
-        executors = self.executors()
-        self._process.kill()
+    def _kill_supervisor_and(self, executors: list[int]) -> None:
+        self._process.kill()  # first, so that it restarts nobody
         for pid in executors:
             _kill(pid)
         self._process.wait()
 
-    def kill_supervisor(self) -> None:
-        """Its executors must find out by themselves and end."""
-        self.executors()
-        self._process.kill()
-        self._process.wait()
+    def kill_all(self) -> None:
+        self._kill_supervisor_and(self.executors())
 
     async def terminate(self) -> int | None:
         """SIGTERM; the exit status, None if it took longer than the drain deadline."""
@@ -144,8 +149,7 @@ class ServerTree:
             data=json.dumps(pipeline).encode(),
             headers={"Authorization": f"Bearer {credentials['token']}", "Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            created = json.load(answer)
+        created = json.loads(_when_ready(request))
         return Target("127.0.0.1", self.port, f"/ingest/{created['result']['id']}")
 
     @property
@@ -169,6 +173,19 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _when_ready(request: urllib.request.Request) -> bytes:
+    """The answer, with 503 taken for "not yet": one executor may be ready before the one it needs."""
+    ends_at = time.monotonic() + READY_DEADLINE_S
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                return bytes(answer.read())
+        except urllib.error.HTTPError as error:
+            if error.code != 503 or time.monotonic() > ends_at:
+                raise
+        time.sleep(0.1)
 
 
 def _answers_200(url: str) -> bool:
