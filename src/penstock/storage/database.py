@@ -185,10 +185,9 @@ class Database:
         on purpose: the other modes take the writer's lock, and the owner, with a read transaction open, would
         fail on it at once.
         """
-        with translated_errors(self._path):
-            # Where there is one connection only, it may be in a transaction: next time, then.
-            with contextlib.suppress(apsw.LockedError):
-                self._checkpoint_connection().wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        # Locked: where there is one connection only, it may be in a transaction. Next time, then.
+        with translated_errors(self._path), contextlib.suppress(apsw.LockedError):
+            self._checkpoint_connection().wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
 
     def _checkpoint_connection(self) -> apsw.Connection:
         if not self._disk.shares_wal_index:
