@@ -108,8 +108,8 @@ class Ingest:
                 if not more and not body:
                     # The common case: the whole body in one piece, used as it is.
                     statistics.inflight_bytes += len(piece)
-                    self._refuse_if_over_budget()
                     try:
+                        self._refuse_if_over_budget()
                         return await self._store(pipeline, route, authorization, piece)
                     finally:
                         statistics.inflight_bytes -= len(piece)
