@@ -14,12 +14,12 @@ import structlog
 from msgspec import json
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from penstock.base.clock import Clock
-from penstock.base.errors import Internal, PenstockError, TooLarge
+from penstock.base.errors import Internal, Invalid, PenstockError, TooLarge
 from penstock.base.limits import Limits
 from penstock.http.auth import Authenticator
 from penstock.http.errors import headers_of, status_of
@@ -64,14 +64,17 @@ def error_envelope(error: PenstockError, status: int | None = None) -> Response:
 
 
 async def read_body(request: Request, limits: Limits) -> bytes:
-    """The whole body, whatever its content type says. Raises `TooLarge`."""
+    """The whole body, whatever its content type says. Raises `TooLarge`, `Invalid`."""
     body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > limits.control_body_bytes_max:
-            raise TooLarge(
-                f"The body is larger than control_body_bytes_max, {limits.control_body_bytes_max} bytes."
-            )
+    try:
+        async for piece in request.stream():
+            body += piece
+            if len(body) > limits.control_body_bytes_max:
+                raise TooLarge(
+                    f"The body is larger than control_body_bytes_max, {limits.control_body_bytes_max} bytes."
+                )
+    except ClientDisconnect:
+        raise Invalid("The client closed the connection before its body was complete.") from None
     return bytes(body)
 
 
@@ -132,9 +135,11 @@ class Control:
     async def _no_route(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         if error.status_code == 405:
-            problem = f"{request.url.path} does not take {request.method}."
+            problem = f"{request.url.path[:200]} does not take {request.method}."
         else:
             problem = f"There is no route {request.url.path[:200]}."
         response = error_envelope(PenstockError(problem, code=CODE_NO_ROUTE), error.status_code)
         response.headers.update(error.headers or {})
+        request_id = response.headers["x-request-id"] = self._ids.next().decode()
+        log.info("request_refused", reason="no_route", error=problem, request_id=request_id)
         return response

@@ -79,7 +79,7 @@ class Ingest:
             await _send_error(send, error, request_id)
             return
         except Exception:
-            log.exception("ingest_failed", pipeline=pipeline, request_id=request_id)
+            log.exception("ingest_failed", pipeline=pipeline[:64], request_id=request_id.decode())
             bug = Internal("Something went wrong; the server's log has the details under this request id.")
             self._refused(bug.kind, pipeline, request_id, bug.message)
             await _send_error(send, bug, request_id)
