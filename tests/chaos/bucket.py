@@ -15,12 +15,18 @@ from pathlib import Path
 
 from .ledger import Tally
 
-_FILE = re.compile(r"event_date=\d{4}-\d\d-\d\d/hr=\d\d/[0-9A-HJKMNP-TV-Z]{26}\.json\.gz")
+_HOUR = r"event_date=\d{4}-\d\d-\d\d/hr=\d\d"
+_ULID = "[0-9A-HJKMNP-TV-Z]{26}"
 
 
 class Bucket:
-    def __init__(self, folder: Path) -> None:
+    """One pipeline's files, `prefix` either empty or ended by a slash."""
+
+    def __init__(self, folder: Path, *, prefix: str = "", gzipped: bool = True) -> None:
         self._folder = folder
+        self._prefix = prefix
+        self._gzipped = gzipped
+        self._name = re.compile(rf"{re.escape(prefix)}{_HOUR}/{_ULID}\.json{'.gz' if gzipped else ''}")
         self._digests: dict[str, bytes] = {}
         self.tally = Tally()
         self.violations: list[str] = []
@@ -32,7 +38,7 @@ class Bucket:
 
     def wait_for_new_file(self, seconds_max: float) -> None:
         """Returns within about a millisecond of the appearance of the next file. Blocks."""
-        folders = sorted(self._folder.glob("event_date=*/hr=*"))
+        folders = sorted(self._folder.glob(f"{self._prefix}event_date=*/hr=*"))
         if not folders:
             return
         before, ends_at = folders[-1].stat().st_mtime_ns, time.monotonic() + seconds_max
@@ -66,11 +72,12 @@ class Bucket:
         return [path for path in self._folder.rglob("*") if path.is_file()]
 
     def _content(self, name: str) -> bytes | None:
-        if not _FILE.fullmatch(name):
+        if not self._name.fullmatch(name):
             self._complain(f"{name} is not a file that belongs into a bucket")
             return None
         try:
-            return gzip.decompress((self._folder / name).read_bytes())
+            content = (self._folder / name).read_bytes()
+            return gzip.decompress(content) if self._gzipped else content
         except (EOFError, OSError, zlib.error) as error:
             self._complain(f"{name} was visible before it was complete ({error})")
             return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import time
 from dataclasses import dataclass
 
 from .ledger import Ledger, Outcome, Sent, request_body
@@ -49,21 +50,26 @@ class Connection:
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def post(self, body: bytes) -> Answer:
-        """Raises `NotSent`, `Lost`, or TimeoutError (sent, but never answered)."""
+        """Post to the target. Raises `NotSent`, `Lost`, or TimeoutError (sent, but never answered)."""
+        return await self._request("POST", self._target.path, body)
+
+    async def get(self, path: str) -> Answer:
+        """Raises as `post` does."""
+        return await self._request("GET", path, b"")
+
+    async def _request(self, method: str, path: str, body: bytes) -> Answer:
         try:
             async with asyncio.timeout(TIMEOUT_S):
-                return await self._post(body)
+                return await self._exchange(method, path, body)
         except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
             self.close()
             if isinstance(error, TimeoutError):
                 raise
             raise Lost from error
 
-    async def _post(self, body: bytes) -> Answer:
+    async def _exchange(self, method: str, path: str, body: bytes) -> Answer:
         reader, writer = await self._connected()
-        head = (
-            f"POST {self._target.path} HTTP/1.1\r\nHost: {self._target.host}\r\nContent-Length: {len(body)}\r\n\r\n"
-        )
+        head = f"{method} {path} HTTP/1.1\r\nHost: {self._target.host}\r\nContent-Length: {len(body)}\r\n\r\n"
         writer.write(head.encode() + body)
         await writer.drain()
         status_line, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").strip().split("\r\n")
@@ -87,7 +93,8 @@ class Connection:
 
     def close(self) -> None:
         if self._streams is not None:
-            self._streams[1].close()
+            # Not `close()`, which would first wait for a killed process to take what is left in the buffer.
+            self._streams[1].transport.abort()
         self._streams = None
 
 
@@ -109,11 +116,13 @@ class Client:
         self._connection = Connection(target)
 
     async def run(self, stop: asyncio.Event, rng: random.Random, habits: Habits) -> None:
-        while not stop.is_set():
-            if not await self.send(rng.randrange(1, habits.records_max + 1)):
-                await asyncio.sleep(BACKOFF_S)
-            await asyncio.sleep(rng.expovariate(1 / habits.pause_s) if habits.pause_s else 0)
-        self.close()
+        try:
+            while not stop.is_set():
+                if not await self.send(rng.randrange(1, habits.records_max + 1)):
+                    await asyncio.sleep(BACKOFF_S)
+                await asyncio.sleep(rng.expovariate(1 / habits.pause_s) if habits.pause_s else 0)
+        finally:
+            self.close()
 
     def close(self) -> None:
         self._connection.close()
@@ -123,11 +132,20 @@ class Client:
         self._connection.close()
         return await self.send(count)
 
+    async def metrics(self) -> str:
+        """The server's metrics; nothing when it does not give any."""
+        try:
+            answer = await self._connection.get("/metrics")
+        except (NotSent, Lost, TimeoutError):
+            return ""
+        return answer.body.decode() if answer.status == 200 else ""
+
     async def send(self, count: int) -> bool:
         """Send one request of `count` new records; whether it was acknowledged."""
         first, self._sequence = self._sequence, self._sequence + count
+        sent_at = time.time()
         outcome, answer = await self._outcome(request_body(self._number, first, count), count)
-        self._ledger.add(Sent(self._number, first, count, outcome), answer)
+        self._ledger.add(Sent(self._number, first, count, outcome, sent_at), answer)
         return outcome is Outcome.ACKED
 
     async def _outcome(self, body: bytes, count: int) -> tuple[Outcome, str]:

@@ -18,6 +18,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 
 class Outcome(enum.Enum):
@@ -44,6 +45,15 @@ class Sent:
     first: int
     count: int
     outcome: Outcome
+    #: Seconds since 1970, to find the request's time in the server's log.
+    sent_at: float = 0.0
+
+    def __str__(self) -> str:
+        at = datetime.fromtimestamp(self.sent_at, UTC)
+        last = self.first + self.count - 1
+        return (
+            f"{self.outcome.value} request of client {self.client}, {self.first} to {last}, sent {at:%H:%M:%S.%f}"
+        )
 
     def body(self) -> bytes:
         return request_body(self.client, self.first, self.count)
@@ -109,6 +119,7 @@ class Tally:
             files = left.pop((sent.client, sequence), [])
             times.append(len(files))
             if len(files) not in ALLOWED[sent.outcome]:
-                yield f"{sent.outcome.value} record ({sent.client}, {sequence}) is in {len(files)} files: {files}"
+                what = f"{sent.outcome.value} record ({sent.client}, {sequence})"
+                yield f"{what} is in {len(files)} files: {files} ({sent})"
         if sent.outcome is Outcome.UNKNOWN and 0 < sum(map(bool, times)) < sent.count:
             yield f"only a part of one request is there: {sent}"

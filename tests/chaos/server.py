@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
 import json
 import os
-import random
 import signal
 import socket
 import subprocess
@@ -18,11 +18,10 @@ import time
 import tomllib
 import urllib.error
 import urllib.request
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 from .client import Target
+from .plan import Kind, Strike
 
 _ROOT = Path(__file__).resolve().parents[2]
 #: `penstock serve --drain-seconds` defaults to 10; the rest is for closing databases.
@@ -35,11 +34,11 @@ class ServerTree:
         self.data = folder / "data"
         self.log = folder / "server.log"
         self.port = _free_port()
-        self._executors = executors
+        self.executors_wanted = executors
         self._process: subprocess.Popen[bytes]
         #: Every process of any generation of the tree.
-        self.seen: set[int] = set()
-        self.starts = 0
+        self._seen: set[int] = set()
+        self._guard = Guard()
 
     def start(self) -> None:
         path = os.pathsep.join(filter(None, (str(_ROOT / "src"), os.environ.get("PYTHONPATH"))))
@@ -55,14 +54,14 @@ class ServerTree:
         ]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*command, "--executors", str(self._executors), "--log-format", "json"],
+                [*command, "--executors", str(self.executors_wanted), "--log-format", "json"],
                 env={**os.environ, "PYTHONPATH": path},
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
             )
-        self.seen.add(self._process.pid)
-        self.starts += 1
+        self._seen.add(self._process.pid)
+        self._guard.watch(self._process.pid)
 
     @property
     def ended(self) -> bool:
@@ -73,75 +72,85 @@ class ServerTree:
     def exit_status(self) -> int | None:
         return self._process.poll()
 
-    def executors(self) -> list[int]:
-        found = [pid for pid, parent in _living() if parent == self._process.pid]
-        self.seen.update(found)
-        return found
+    def tree(self) -> list[int]:
+        """The living: the supervisor, then its executors."""
+        executors = sorted(pid for pid, parent in _living() if parent == self._process.pid)
+        self._seen.update(executors)
+        return [self._process.pid, *executors]
 
-    def aim(self, kind: str, rng: random.Random) -> Callable[[], None]:
-        """Choose what to kill; calling the result kills it, at once."""
-        executors = self.executors()
-        match kind:
-            case "executor":
-                # There is none while the tree starts.
-                return partial(_kill, rng.choice(executors)) if executors else lambda: None
-            case "everything":
-                return partial(self._kill_supervisor_and, executors)
-            case "supervisor":
-                # Its executors must find out by themselves, and end.
-                return partial(self._kill_supervisor_and, [])
-        raise AssertionError(kind)
-
-    def _kill_supervisor_and(self, executors: list[int]) -> None:
-        self._process.kill()  # first, so that it restarts nobody
-        for pid in executors:
-            _kill(pid)
+    def kill(self, strike: Strike, tree: list[int]) -> None:
+        """kill -9 of what `strike` says. `tree` is that of a moment ago, because to find out takes time."""
+        supervisor, *executors = tree
+        assert supervisor == self._process.pid
+        if strike.kind is Kind.EXECUTOR and executors:
+            _kill(executors[int(strike.victim * len(executors))])
+            return
+        # First the supervisor, so that it restarts nobody; and where there is no executor yet, only it.
+        self._process.kill()
+        if strike.kind is Kind.EVERYTHING:
+            for pid in executors:
+                _kill(pid)
         self._process.wait()
+        self._guard.watch(0)
 
     def kill_all(self) -> None:
-        self._kill_supervisor_and(self.executors())
+        self.kill(Strike(Kind.EVERYTHING), self.tree())
 
     async def terminate(self) -> int | None:
         """SIGTERM; the exit status, None if it took longer than the drain deadline."""
-        self.executors()
         self._process.send_signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             await asyncio.to_thread(self._process.wait, DRAIN_DEADLINE_S)
         return self._process.poll()
 
     def left_over(self) -> list[int]:
-        """Processes of this tree that live."""
+        """Processes of this tree that live, of those that `tree` has ever shown."""
         living = {pid for pid, _ in _living()}
-        return sorted(self.seen & living)
+        return sorted(self._seen & living)
 
     def clean_up(self) -> None:
-        if not self.ended:
+        """Ends all that is still there; nothing if the server was never started."""
+        if self._seen and not self.ended:
             self.kill_all()
         for pid in self.left_over():
             _kill(pid)
+        self._guard.end()
 
     async def wait_ready(self) -> None:
         ends_at = time.monotonic() + READY_DEADLINE_S
         while time.monotonic() < ends_at and not self.ended:
             if await asyncio.to_thread(_answers_200, f"http://127.0.0.1:{self.port}/readyz"):
-                self.executors()
+                self.tree()
                 return
             await asyncio.sleep(0.05)
         raise RuntimeError(f"the server did not become ready: {self.log.read_text()[-2000:]}")
 
-    def create_pipeline(self, batch: dict[str, object]) -> Target:
-        """A pipeline of these batch settings, unauthenticated; where its records go."""
+    def logged(self, event: str) -> int:
+        """How often, since the first start."""
+        return self.log.read_text().count(f'"event": "{event}"')
+
+    def wait_logged(self, event: str, times: int) -> None:
+        """Returns in less than a millisecond after the line was written. Blocks."""
+        ends_at = time.monotonic() + READY_DEADLINE_S
+        while self.logged(event) < times:
+            assert time.monotonic() < ends_at, f"{event} was not logged"
+            time.sleep(0.0001)
+
+    def create_pipeline(
+        self, name: str, *, batch: dict[str, object], compression: str = "gzip", prefix: str = ""
+    ) -> Target:
+        """A pipeline into a bucket of its name, unauthenticated; where its records go."""
         credentials = tomllib.loads((self.data / "credentials.toml").read_text())
         pipeline = {
-            "name": "chaos",
+            "name": name,
             "source": [{"type": "http", "format": "json", "authentication": False}],
             "transforms": [],
             "destination": {
                 "type": "r2",
                 "format": "json",
                 "batch": batch,
-                "compression": {"type": "gzip"},
-                "path": {"bucket": "chaos", "prefix": ""},
+                "compression": {"type": compression},
+                "path": {"bucket": name, "prefix": prefix},
             },
         }
         request = urllib.request.Request(
@@ -152,9 +161,58 @@ class ServerTree:
         created = json.loads(_when_ready(request))
         return Target("127.0.0.1", self.port, f"/ingest/{created['result']['id']}")
 
-    @property
-    def bucket(self) -> Path:
-        return self.data / "buckets" / "chaos"
+    def bucket(self, name: str) -> Path:
+        return self.data / "buckets" / name
+
+    def unfinished_files(self) -> list[str]:
+        """What is being written, or was when the process died."""
+        try:
+            return sorted(os.listdir(self.data / "unfinished"))
+        except FileNotFoundError:
+            return []
+
+    def wait_for_unfinished_file(self, seconds_max: float) -> None:
+        """Returns within about a millisecond of the beginning of the next file. Blocks."""
+        before, ends_at = set(self.unfinished_files()), time.monotonic() + seconds_max
+        while not set(self.unfinished_files()) - before and time.monotonic() < ends_at:
+            time.sleep(0.0005)
+
+
+class Guard:
+    """Kills the supervisor when this process is gone, however it went: its executors follow by themselves.
+
+    A test run may be killed (a time limit, a closed terminal), and a server left behind would be there for good.
+    The guard is a process that waits for the end of a pipe, which the kernel closes for us.
+    """
+
+    _PROGRAM = """
+import contextlib, os, signal, sys
+pids = [int(line) for line in sys.stdin]
+if pids and pids[-1]:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pids[-1], signal.SIGKILL)
+"""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", self._PROGRAM],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # what ends our group must not end it
+            bufsize=0,
+        )
+
+    def watch(self, pid: int) -> None:
+        """From now on this one; 0 for none."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(b"%d\n" % pid)
+
+    def end(self) -> None:
+        assert self._process.stdin is not None
+        self.watch(0)
+        self._process.stdin.close()
+        self._process.wait()
 
 
 def _kill(pid: int) -> None:
@@ -183,8 +241,9 @@ def _when_ready(request: urllib.request.Request) -> bytes:
             with urllib.request.urlopen(request, timeout=10) as answer:
                 return bytes(answer.read())
         except urllib.error.HTTPError as error:
-            if error.code != 503 or time.monotonic() > ends_at:
-                raise
+            with error:
+                if error.code != 503 or time.monotonic() > ends_at:
+                    raise
         time.sleep(0.1)
 
 
@@ -192,5 +251,8 @@ def _answers_200(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=2) as answer:
             return bool(answer.status == 200)
-    except OSError:
+    except urllib.error.HTTPError as error:
+        error.close()
         return False
+    except (OSError, http.client.HTTPException):
+        return False  # not there yet, or killed while it answered

@@ -42,6 +42,9 @@ log = structlog.get_logger("penstock.server")
 READY = b"R"
 DRAINED = b"D"
 
+#: The supervisor blocks them before it forks; an executor unblocks them when it can act on them.
+STOP_SIGNALS = frozenset((signal.SIGTERM, signal.SIGINT))
+
 #: How long a thread may keep the GIL while the loop wants it. CPython's 5 ms would show in every latency while a
 #: file is being made beside the loop.
 _SWITCH_INTERVAL_S = 0.0005
@@ -129,7 +132,13 @@ async def _live(place: ExecutorPlace, tasks: asyncio.TaskGroup) -> Node:
         timeout_keep_alive=75,
         timeout_graceful_shutdown=max(1, round(place.settings.drain_seconds)),
     )
-    server = _Server(config, lambda: os.write(place.status, READY))
+
+    def on_listening() -> None:
+        # Not before: uvicorn, asked to exit while it starts, leaves the sockets open that it has just opened.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        os.write(place.status, READY)
+
+    server = _Server(config, on_listening)
 
     def drain() -> None:
         node.drain()

@@ -27,7 +27,7 @@ from penstock.base.errors import PenstockError
 from penstock.base.limits import EXECUTORS_MAX
 from penstock.http.auth import Account
 from penstock.objects.alarm_index import rehome
-from penstock.server.executor import DRAINED, READY, ExecutorPlace, run_executor
+from penstock.server.executor import DRAINED, READY, STOP_SIGNALS, ExecutorPlace, run_executor
 from penstock.server.instance import DataDir
 from penstock.server.listen import Port
 from penstock.server.logs import configure_logs
@@ -215,9 +215,13 @@ class Supervisor:
             lifeline_read,
             status_write,
         )
+        # A SIGTERM that comes between the fork and the executor's own handler has to wait for that: the handler
+        # inherited from here would swallow it, and the default one would end the executor in its start.
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         executor.pid = os.fork()
         if not executor.pid:
             self._become_executor(place)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         os.close(lifeline_read)
         os.close(status_write)
         self._selector.register(executor.status, selectors.EVENT_READ, executor)
