@@ -60,11 +60,26 @@ def test_what_is_held_when_the_object_breaks_fails_and_so_does_what_comes_later(
         gate = OutputGate()
         held = gate.hold(1)
         assert held is not None
-        gate.break_with(StorageFull("full"))
+        gate.break_with(StorageFull("full"), 0)
         with pytest.raises(StorageFull):
             await held
         with pytest.raises(StorageFull):
-            gate.hold(0)
+            gate.hold(1)
+
+    asyncio.run(main())
+
+
+def test_what_was_committed_before_the_object_broke_is_still_let_go_when_it_is_durable() -> None:
+    async def main() -> None:
+        gate = OutputGate()
+        committed, failed = gate.hold(1), gate.hold(2)
+        assert committed is not None and failed is not None
+        gate.break_with(StorageFull("full"), 1)
+        assert not committed.done()
+        gate.open_to(1)
+        await committed
+        with pytest.raises(StorageFull):
+            await failed
 
     asyncio.run(main())
 

@@ -4,8 +4,9 @@ The way of a call: through the input gate; the method runs, reading and writing 
 of the loop the transaction commits and is shipped to the relay; the reply, or the error, waits at the output
 gate until the relay has reported that commit durable.
 
-If a commit fails, what is in memory no longer matches what is on disk and the callers that wait must never
-hear of it: everything held fails, the object is discarded, and the next call starts it again from its log.
+If a commit fails, what is in memory no longer matches what is on disk and the callers that wait for that commit
+must never hear of it: what is held for it fails, the object is discarded, and the next call starts it again from
+its log.
 """
 
 from __future__ import annotations
@@ -146,6 +147,7 @@ class Activation:
                 self._committer.break_with(Unavailable("The object was closed; call it again.", retry_after_s=1))
                 try:
                     async with self._beside:
+                        await self._committer.wait_shipped()
                         await self._ports.offload.run("bulk", self._database.close)
                 except PenstockError as error:
                     log.warning("object_not_closed_cleanly", object=str(self.id), error=error.message)
@@ -198,12 +200,13 @@ class Activation:
         await self._runtime.alarms.schedule(self.id, at_ms)
         self._indexed_ms = at_ms
 
-    def _on_commit(self, commit: Commit) -> None:
+    def _on_commit(self, commit: Commit | None) -> None:
         if self._storage.alarm_touched:
             self._storage.alarm_touched = False
-            self._alarm_position = commit.position
+            if commit is not None:  # else the alarm was set to what it was
+                self._alarm_position = commit.position
             self._runtime.tasks.create_task(self._settle_alarm())
-        if commit.offset_bytes > WAL_BYTES_MAX and not self._checkpointing:
+        if commit is not None and commit.offset_bytes > WAL_BYTES_MAX and not self._checkpointing:
             self._checkpointing = True
             self._runtime.tasks.create_task(self._start_epoch())
 
@@ -234,10 +237,11 @@ class Activation:
 
     # -- alarm --------------------------------------------------------------------------------------------
 
-    async def fire_alarm(self) -> None:
+    async def fire_alarm(self) -> bool:
         """An index entry of this object is due: run the handler if the committed alarm is due too. Returns when
-        the outcome is durable and the index follows it. Raises a `PenstockError` if the object could not be
-        started or broke; the entry stays then, and fires again."""
+        the outcome is durable: True if the index follows it, False if that is left to a newer alarm which is on
+        its way to the disk. Raises a `PenstockError` if the object could not be started or broke; the entry stays
+        then, and fires again."""
         if not self._input.is_open:
             await self._input.enter()
         if self.phase is not Phase.ACTIVE:
@@ -248,7 +252,7 @@ class Activation:
             if on_fired(alarm, self._ports.clock.now_ms()):
                 assert alarm is not None
                 await self._run_alarm(alarm)
-            await self._settle_alarm()
+            return await self._settle_alarm()
         finally:
             self._running -= 1
             self.last_used_ms = self._ports.clock.elapsed_ms()
@@ -272,19 +276,20 @@ class Activation:
         finally:
             storage.alarm_hidden = False
 
-    async def _settle_alarm(self) -> None:
-        """Let the index follow the committed alarm, once that is durable. An entry that stays early does no harm,
-        so nothing here is retried."""
+    async def _settle_alarm(self) -> bool:
+        """Let the index follow the committed alarm, once that is durable; False if a newer one is on its way, which
+        does the same when it is there. An entry that stays early does no harm, so nothing here is retried."""
         try:
             await self._committer.wait_durable()
             if self._storage.alarm_touched or not self._committer.is_durable(self._alarm_position):
-                return  # a newer alarm is on its way to the disk and settles when it is there
+                return False
             alarm = self._storage.read_alarm()
         except PenstockError as error:
             log.debug("alarm_not_settled", object=str(self.id), error=error.message)
-            return
+            return False
         self._indexed_ms = alarm.at_ms if alarm is not None and not alarm.failed else None
         self._runtime.alarms.settle(self.id, self._indexed_ms)
+        return True
 
 
 def _as_penstock_error(error: BaseException, id: ObjectId, doing: str) -> PenstockError:

@@ -41,7 +41,9 @@ _SLEEP_MS_MAX = 1_000
 
 
 class AlarmIndex:
-    """`fire` is called for each entry that is due, by one task per object at a time."""
+    """`fire` is called for each entry that is due, by one task per object at a time. It gives True when it has
+    settled the entry; one that it left as it was is not fired again before somebody settles it, or a while has
+    passed."""
 
     def __init__(
         self,
@@ -49,7 +51,7 @@ class AlarmIndex:
         path: str,
         tasks: asyncio.TaskGroup,
         *,
-        fire: Callable[[ObjectId], Awaitable[None]],
+        fire: Callable[[ObjectId], Awaitable[bool]],
         on_broken: Callable[[PenstockError], None],
     ) -> None:
         self._ports = ports
@@ -59,6 +61,7 @@ class AlarmIndex:
         self._on_broken = on_broken
         self._committer: Committer
         self._running: set[ObjectId] = set()
+        #: Entries that are left alone for now, until this loop time (a wall clock may jump).
         self._not_before_ms: dict[ObjectId, int] = {}
         self._changed = asyncio.Event()
 
@@ -96,6 +99,7 @@ class AlarmIndex:
             self._committer.execute(_REMOVE, (id.namespace, id.name))
         else:
             self._committer.execute(_SET, (id.namespace, id.name, at_ms))
+        self._not_before_ms.pop(id, None)
         self._changed.set()
 
     async def run(self) -> None:
@@ -115,26 +119,33 @@ class AlarmIndex:
             "SELECT namespace, name, at_ms FROM alarms ORDER BY at_ms LIMIT ?1",
             (ALARMS_RUNNING_MAX + len(self._running) + len(self._not_before_ms),),
         ).fetchall()
+        elapsed_ms = self._ports.clock.elapsed_ms()
+        wait_ms = _SLEEP_MS_MAX
         for namespace, name, at_ms in rows:
+            if at_ms > now_ms:
+                return min(wait_ms, int(at_ms - now_ms))
             id = ObjectId(namespace, name)
             if id in self._running or len(self._running) >= ALARMS_RUNNING_MAX:
                 continue
-            due_ms = max(at_ms, self._not_before_ms.get(id, 0))
-            if due_ms > now_ms:
-                return min(int(due_ms - now_ms), _SLEEP_MS_MAX)
+            pause_ms = self._not_before_ms.get(id, 0) - elapsed_ms
+            if pause_ms > 0:
+                wait_ms = min(wait_ms, pause_ms)
+                continue
             self._running.add(id)
             self._not_before_ms.pop(id, None)
             self._tasks.create_task(self._fire_one(id))
-        return _SLEEP_MS_MAX
+        return wait_ms
 
     async def _fire_one(self, id: ObjectId) -> None:
+        settled = False
         try:
-            await self._fire(id)
+            settled = await self._fire(id)
         except PenstockError as error:
             log.warning("alarm_not_fired", object=str(id), error=error.message)
-            self._not_before_ms[id] = self._ports.clock.now_ms() + _RETRY_MS
         finally:
             self._running.discard(id)
+            if not settled:
+                self._not_before_ms[id] = self._ports.clock.elapsed_ms() + _RETRY_MS
             self._changed.set()
 
 

@@ -23,9 +23,10 @@ class Committer:
     """A database with its implicit transaction, its lane to the relay and its output gate.
 
     `before_commit` may give something to await before a transaction commits (more may be written meanwhile, and
-    joins it; it is asked again until it gives None). `on_commit` is told of each commit. `on_broken` is told,
+    joins it; it is asked again until it gives None). `on_commit` is told of the end of each transaction, with None
+    if it changed nothing. `on_broken` is told,
     once, that nothing more can be written: a transaction failed, so what is in memory is no longer what is on
-    the disk, and whoever waits at the gate gets the error.
+    the disk, and whoever waits at the gate for that transaction gets the error.
     """
 
     def __init__(
@@ -37,7 +38,7 @@ class Committer:
         *,
         on_broken: Callable[[PenstockError], None],
         before_commit: Callable[[], Awaitable[None] | None] = lambda: None,
-        on_commit: Callable[[Commit], None] = lambda _commit: None,
+        on_commit: Callable[[Commit | None], None] = lambda _commit: None,
     ) -> None:
         self.database = database
         self.broken: PenstockError | None = None
@@ -84,10 +85,19 @@ class Committer:
     def hold(self) -> asyncio.Future[None] | None:
         """What a departing message must await: done when everything written so far is durable. None if that is
         so already. Raises if the writes failed."""
+        if self.broken is not None:
+            raise self.broken
         return self._gate.hold(self.position)
 
     async def wait_durable(self) -> None:
         held = self.hold()
+        if held is not None:
+            await held
+
+    async def wait_shipped(self) -> None:
+        """Return when everything that was committed is durable, broken or not: the relay has no more use for the
+        log then. (Never, if the relay failed; the process ends then.)"""
+        held = self._gate.hold(self.database.position)
         if held is not None:
             await held
 
@@ -128,12 +138,12 @@ class Committer:
             self._gate.nothing_written(self.database.position)
         else:
             self._lane.ship(commit)
-            self._on_commit(commit)
+        self._on_commit(commit)
 
     def break_with(self, error: PenstockError) -> None:
-        """Stop: nothing more is committed, and whoever waits or writes from now on gets `error`."""
+        """Stop: nothing more is committed, and whoever waits for that or writes from now on gets `error`."""
         if self.broken is not None:
             return
         self.broken = error
-        self._gate.break_with(error)
+        self._gate.break_with(error, self.database.position)
         self._on_broken(error)

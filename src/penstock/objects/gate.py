@@ -30,6 +30,7 @@ class OutputGate:
         self._durable = 0
         self._held: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._broken: PenstockError | None = None
+        self._last = 0
 
     @property
     def durable(self) -> int:
@@ -40,9 +41,9 @@ class OutputGate:
         """A future that is done when `position` is durable; None if that is so already.
 
         This is the function that holds a reply back. Positions must be asked for in rising order. The future
-        raises when the object broke: what waited on it must never leave.
+        raises when the object broke before `position` was committed: what waited on it must never leave.
         """
-        if self._broken is not None:
+        if self._broken is not None and position > self._last:
             raise self._broken
         if position <= self._durable:
             return None
@@ -66,11 +67,13 @@ class OutputGate:
         self._held = deque((min(p, position), held) for p, held in self._held)
         self.open_to(self._durable)
 
-    def break_with(self, error: PenstockError) -> None:
-        """Nothing more becomes durable: whatever is held, now or later, fails."""
-        self._broken = self._broken or error
-        while self._held:
-            _, held = self._held.popleft()
+    def break_with(self, error: PenstockError, last: int) -> None:
+        """Nothing is committed any more after position `last`: whatever is held for more, now or later, fails. What
+        waits for `last` or less goes on waiting: those commits are in the log and with the relay, so they have
+        happened, and to say that they failed would be wrong."""
+        self._broken, self._last = error, last
+        while self._held and self._held[-1][0] > last:
+            _, held = self._held.pop()
             if not held.done():
                 held.set_exception(error)
 

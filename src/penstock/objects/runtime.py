@@ -184,6 +184,6 @@ class Runtime:
         self.tasks.create_task(activation.start(build))
         return activation
 
-    async def _fire_alarm(self, id: ObjectId) -> None:
+    async def _fire_alarm(self, id: ObjectId) -> bool:
         self.statistics.alarms_fired += 1
-        await self._activation(id).fire_alarm()
+        return await self._activation(id).fire_alarm()

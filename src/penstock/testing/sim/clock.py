@@ -1,4 +1,4 @@
-"""A host's clock on virtual time, which a fault may set wrong."""
+"""A machine's clock on virtual time, which a fault may set wrong."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ START_MS = 1_735_689_600_000
 
 
 class SimClock:
-    """Implements `Clock`. One per host: each may go wrong by itself, loop time goes on for all alike."""
+    """Implements `Clock`. One per machine: its executors see the same wall clock, right or wrong."""
 
     def __init__(self, loop: VirtualLoop, *, start_ms: int = START_MS) -> None:
         self._loop = loop

@@ -42,9 +42,13 @@ class _Truncate:
 
 @dataclass(eq=False, slots=True)
 class Inode:
+    #: The latest name, for messages.
+    path: str
     content: bytearray = field(default_factory=bytearray)
     platter: bytearray = field(default_factory=bytearray)
     unsynced: list[_Write | _Truncate] = field(default_factory=list)
+    #: Whether a name leads here. A file without one takes no room.
+    linked: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +66,11 @@ class SimDisk:
     def __init__(self, rng: Rng, capacity_bytes: int = 1 << 40) -> None:
         self.operations = 0
         self.capacity_bytes = capacity_bytes
-        #: Called before each operation with its number and name; may raise.
-        self.before_operation: Callable[[int, str], None] = lambda _number, _name: None
+        self.used_bytes = 0
+        #: Called before each operation with its number, name and path; may raise.
+        self.before_operation: Callable[[int, str, str], None] = lambda _number, _name, _path: None
+        #: The mount through which the latest operation came.
+        self.user: object = None
         #: Syncs fail with EIO while this is set.
         self.sync_fails = False
         self._rng = rng
@@ -81,28 +88,31 @@ class SimDisk:
         """A file that is there, or a new empty one."""
         inode = self._names.get(path)
         if inode is None:
-            self._operation("create")
-            inode = self._names[path] = Inode()
+            self._operation("create", path)
+            inode = self._names[path] = Inode(path)
             self._links.append(_Link(path, inode))
         return inode
 
     def write(self, inode: Inode, offset: int, data: bytes) -> None:
-        self._operation("write")
+        self._operation("write", inode.path)
         grows = max(0, offset + len(data) - len(inode.content))
         if grows > self.free_bytes:
             raise OSError(errno.ENOSPC, "No space left on the simulated disk")
         self._change(inode, _Write(offset, data))
 
     def truncate(self, inode: Inode, size: int) -> None:
-        self._operation("truncate")
+        self._operation("truncate", inode.path)
         self._change(inode, _Truncate(size))
 
     def _change(self, inode: Inode, change: _Write | _Truncate) -> None:
+        before = len(inode.content)
         change.apply(inode.content)
+        if inode.linked:
+            self.used_bytes += len(inode.content) - before
         inode.unsynced.append(change)
 
     def sync(self, inode: Inode) -> None:
-        self._operation("sync")
+        self._operation("sync", inode.path)
         changes, inode.unsynced = inode.unsynced, []
         if self.sync_fails:
             # As Linux does it: the error is reported once, the pages are clean from then on, and which of them
@@ -114,24 +124,32 @@ class SimDisk:
 
     @property
     def free_bytes(self) -> int:
-        return self.capacity_bytes - sum(len(inode.content) for inode in self._names.values())
+        return self.capacity_bytes - self.used_bytes
 
     # -- names --------------------------------------------------------------------------------------------
 
     def rename(self, source: str, target: str) -> None:
-        self._operation("rename")
+        self._operation("rename", target)
         inode = self._names.pop(source)
+        self._unlink(target)
         self._names[target] = inode
+        inode.path = target
         self._links.append(_Link(target, inode, moved_from=source))
 
     def remove(self, path: str) -> None:
         if path in self._names:
-            self._operation("remove")
-            del self._names[path]
+            self._operation("remove", path)
+            self._unlink(path)
             self._links.append(_Link(path, None))
 
+    def _unlink(self, path: str) -> None:
+        inode = self._names.pop(path, None)
+        if inode is not None:
+            inode.linked = False
+            self.used_bytes -= len(inode.content)
+
     def sync_dir(self, folder: str) -> None:
-        self._operation("sync_dir")
+        self._operation("sync_dir", folder)
         if self.sync_fails:
             raise OSError(errno.EIO, "The simulated disk refused")
         later = []
@@ -147,6 +165,11 @@ class SimDisk:
         while path not in self._folders:
             self._folders.add(path)
             path = posixpath.dirname(path)
+
+    def files(self, folder: str) -> dict[str, bytes]:
+        """The content of every file below a folder, by path, sorted. For who looks at the disk from outside."""
+        below = folder.rstrip("/") + "/"
+        return {path: bytes(self._names[path].content) for path in sorted(self._names) if path.startswith(below)}
 
     def is_dir(self, path: str) -> bool:
         return path in self._folders
@@ -177,6 +200,8 @@ class SimDisk:
             changes, inode.unsynced = inode.unsynced, []
             self._survivors(inode.platter, changes)
             inode.content = bytearray(inode.platter)
+            inode.linked = True
+        self.used_bytes = sum(len(inode.content) for inode in self._names.values())
 
     def _survivors(self, platter: bytearray, changes: list[_Write | _Truncate]) -> None:
         """Apply what reached the platter of `changes`: nothing, all, the first few, or any subset with torn
@@ -198,6 +223,6 @@ class SimDisk:
             if self._rng.random() < 0.3:
                 _Write(write.offset + start, write.data[start : start + SECTOR]).apply(platter)
 
-    def _operation(self, name: str) -> None:
+    def _operation(self, name: str, path: str) -> None:
         self.operations += 1
-        self.before_operation(self.operations, name)
+        self.before_operation(self.operations, name, path)

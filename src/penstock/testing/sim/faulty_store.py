@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from penstock.base.clock import Clock
 from penstock.base.errors import Unavailable
@@ -10,31 +11,37 @@ from penstock.base.rng import Rng
 from penstock.storage.object_store import Chunks, ObjectInfo, ObjectStore
 
 
-class FaultyStore:
-    """Implements `ObjectStore` over another. Everything may be changed at any time; as made, nothing fails."""
+@dataclass(slots=True)
+class StoreFaults:
+    """What is wrong with the store now. One for all who use it; may be changed at any time."""
 
-    def __init__(self, inner: ObjectStore, clock: Clock, rng: Rng) -> None:
+    #: Nothing gets through while this is set.
+    outage: bool = False
+    #: Probability that a call fails and has no effect.
+    fail: float = 0.0
+    #: Probability that a put happens and is reported as failed.
+    lose_answer: float = 0.0
+    #: Probability that a call takes a time drawn from `slow_ms`, before its effect.
+    slow: float = 0.0
+    slow_ms: tuple[int, int] = (100, 30_000)
+    #: Calls that were made fail so far.
+    failures: int = 0
+
+
+class FaultyStore:
+    """Implements `ObjectStore` over another."""
+
+    def __init__(self, inner: ObjectStore, clock: Clock, rng: Rng, faults: StoreFaults) -> None:
         self._inner = inner
         self._clock = clock
         self._rng = rng
-        #: Nothing gets through while this is set.
-        self.outage = False
-        #: Probability that a call fails and has no effect.
-        self.fail = 0.0
-        #: Probability that a put happens and is reported as failed.
-        self.lose_answer = 0.0
-        #: Probability that a call takes a time drawn from `slow_ms`, before its effect.
-        self.slow = 0.0
-        self.slow_ms = (100, 30_000)
-        #: Calls so far, and those that this class made fail.
-        self.calls = 0
-        self.failures = 0
+        self._faults = faults
 
     async def put(self, bucket: str, key: str, chunks: Chunks) -> int:
         await self._before()
         size = await self._inner.put(bucket, key, chunks)
         # An outage that began meanwhile loses the answer as surely as a dropped connection.
-        if self.outage or self._rng.random() < self.lose_answer:
+        if self._faults.outage or self._rng.random() < self._faults.lose_answer:
             raise self._failure("The object store's answer was lost.")
         return size
 
@@ -47,12 +54,11 @@ class FaultyStore:
         return await self._inner.list(bucket, prefix)
 
     async def _before(self) -> None:
-        self.calls += 1
-        if self._rng.random() < self.slow:
-            await self._clock.sleep_ms(self._rng.randint(*self.slow_ms))
-        if self.outage or self._rng.random() < self.fail:
+        if self._rng.random() < self._faults.slow:
+            await self._clock.sleep_ms(self._rng.randint(*self._faults.slow_ms))
+        if self._faults.outage or self._rng.random() < self._faults.fail:
             raise self._failure("The object store failed (503).")
 
     def _failure(self, message: str) -> Unavailable:
-        self.failures += 1
+        self._faults.failures += 1
         return Unavailable(message, retry_after_s=1)

@@ -1,7 +1,8 @@
 """The simulated disk as one process sees it: the `Disk` port, and a SQLite VFS.
 
 A mount belongs to a process and dies with it. Whatever still runs of a dead process (a cancelled task's
-`finally`, a connection that the garbage collector closes) reaches the disk no more.
+`finally`) reaches the disk no more: its calls fail. Once nothing runs any more the mount is buried, and what
+the garbage collector does with the connections that were left open has no effect and no error.
 
 The VFS has no shared memory, so connections use `locking_mode=EXCLUSIVE`, in which SQLite keeps the WAL index on
 the heap. Exceptions in a VFS method become SQLite result codes by way of their `extendedresult`.
@@ -31,6 +32,8 @@ class Mount:
 
     def __init__(self, disk: SimDisk, name: str, locks: dict[str, Mount]) -> None:
         self.alive = True
+        self.buried = False
+        self.name = name
         self.vfs = f"sim-{name}"
         self._disk = disk
         self._locks = locks
@@ -42,14 +45,18 @@ class Mount:
         for path in [path for path, owner in self._locks.items() if owner is self]:
             del self._locks[path]
 
-    def unregister(self) -> None:
-        """Let SQLite forget the VFS. Connections through it must be closed before."""
+    def bury(self) -> None:
+        """Nothing of the process runs any more: let SQLite forget the VFS. (Connections that are still open keep
+        it until they are gone.)"""
+        self.die()
+        self.buried = True
         self._vfs.unregister()
 
     @property
     def disk(self) -> SimDisk:
         if not self.alive:
             raise Crashed
+        self._disk.user = self
         return self._disk
 
     def lock(self, path: str) -> bool:
@@ -158,6 +165,8 @@ class _Vfs(apsw.VFS):
         return _File(self._mount, path, inode, sync_folder=created and bool(flags[0] & _JOURNALS))
 
     def xDelete(self, filename: str, syncdir: bool) -> None:
+        if self._mount.buried:
+            return
         if not self._mount.alive:
             raise _io_error(apsw.SQLITE_IOERR_DELETE)
         try:
@@ -196,23 +205,31 @@ class _File:
         self._sync_folder = sync_folder
 
     def xRead(self, amount: int, offset: int) -> bytes:
+        if self._mount.buried:
+            return bytes(amount)
         if not self._mount.alive:
             raise _io_error(apsw.SQLITE_IOERR_READ)
         return bytes(self._inode.content[offset : offset + amount])
 
     def xWrite(self, data: bytes, offset: int) -> None:
+        if self._mount.buried:
+            return
         try:
             self._mount.disk.write(self._inode, offset, bytes(data))
         except (OSError, Crashed) as error:
             raise _as_sqlite_error(error, apsw.SQLITE_IOERR_WRITE) from None
 
     def xTruncate(self, size: int) -> None:
+        if self._mount.buried:
+            return
         try:
             self._mount.disk.truncate(self._inode, size)
         except (OSError, Crashed) as error:
             raise _as_sqlite_error(error, apsw.SQLITE_IOERR_TRUNCATE) from None
 
     def xSync(self, flags: int) -> None:
+        if self._mount.buried:
+            return
         try:
             self._mount.disk.sync(self._inode)
             if self._sync_folder:
@@ -225,6 +242,8 @@ class _File:
         return len(self._inode.content)
 
     def xLock(self, level: int) -> None:
+        if self._mount.buried:
+            return
         if not self._mount.alive:
             raise _io_error(apsw.SQLITE_IOERR_LOCK)
         if not self._mount.lock(self._path):
