@@ -40,25 +40,28 @@ log = structlog.get_logger("penstock.objects")
 class Phase(enum.Enum):
     STARTING = "starting"
     ACTIVE = "active"
-    #: Calls that wait at the input gate are handed to the next activation.
-    CLOSING = "closing"
-    CLOSED = "closed"
+    #: Calls that wait at the input gate are for the next activation.
+    ENDING = "ending"
 
 
 class Activation:
-    """An active object. Made by the runtime, which keeps at most one per id."""
+    """An active object. Made by the runtime, which keeps at most one per id.
 
-    def __init__(self, runtime: Runtime, id: ObjectId, path: str) -> None:
+    `gate` is an input gate of its own, or that of the activation before it, in which calls wait for this one.
+    """
+
+    def __init__(self, runtime: Runtime, id: ObjectId, path: str, gate: InputGate) -> None:
         self.id = id
         self.phase = Phase.STARTING
+        self.gate = gate
+        #: Why calls that waited are refused: the object did not start, or not to the end.
+        self.refusal: PenstockError | None = None
         self.last_used_ms = runtime.ports.clock.elapsed_ms()
+        self.ended = asyncio.Event()
         self._runtime = runtime
         self._ports = runtime.ports
         self._path = path
-        self._input = InputGate()
-        self._start_up = self._input.held_shut()
-        self._start_up.__enter__()
-        self._start_error: PenstockError | None = None
+        self._started = asyncio.Event()
         self._running = 0
         self._checkpointing = False
         #: Held by whatever works on the database beside the loop.
@@ -71,6 +74,7 @@ class Activation:
         self._committer: Committer
         self._storage: ObjectStorage
         self._object: DurableObject[Any]
+        gate.shut()  # until it has started
 
     # -- start and end ------------------------------------------------------------------------------------
 
@@ -89,18 +93,24 @@ class Activation:
                 on_commit=self._on_commit,
                 on_broken=self._on_broken,
             )
+            self._check_still_starting()
             self._storage = ObjectStorage(self._committer)
             self._indexed_ms = self._runtime.alarms.indexed_ms(self.id)
             self._storage.create_tables()
             self._object = build(self._context())
             await self._committer.wait_durable()
+            self._check_still_starting()
             self.phase = Phase.ACTIVE
         except Exception as error:  # noqa: BLE001 - user code runs in there
-            self._start_error = _as_penstock_error(error, self.id, "start")
-            log.warning("object_not_started", object=str(self.id), error=self._start_error.message)
-            self._runtime.discard(self, self._start_error)
-        finally:
-            self._start_up.__exit__(None, None, None)
+            self.refusal = self.refusal or _as_penstock_error(error, self.id, "start")
+            log.warning("object_not_started", object=str(self.id), error=self.refusal.message)
+            self._runtime.discard(self, self.refusal)
+        self._started.set()
+        self.gate.unshut()
+
+    def _check_still_starting(self) -> None:
+        if self.phase is not Phase.STARTING:
+            raise _closed()
 
     def _context(self) -> Context:
         wait_durable = self._committer.wait_durable
@@ -115,17 +125,18 @@ class Activation:
         )
 
     def _block_concurrency_while(self, work: Callable[[], Awaitable[None]]) -> None:
-        shut = self._input.held_shut()
-        shut.__enter__()
+        self.gate.shut()
 
         async def run() -> None:
             try:
                 async with asyncio.timeout(BLOCK_CONCURRENCY_MS_MAX / 1000):
                     await work()
             except Exception as error:  # noqa: BLE001 - whatever it was, the object must start again
-                self._committer.break_with(_as_penstock_error(error, self.id, "block_concurrency_while"))
+                # Who waits is refused, not passed on: the next activation may well fail in the same way.
+                self.refusal = _as_penstock_error(error, self.id, "block_concurrency_while")
+                self._committer.break_with(self.refusal)
             finally:
-                shut.__exit__(None, None, None)
+                self.gate.unshut()
 
         self._runtime.tasks.create_task(run())
 
@@ -135,34 +146,45 @@ class Activation:
             self.phase is Phase.ACTIVE
             and not self._running
             and not self._checkpointing
-            and self._input.is_open
+            and self.gate.is_open
             and self._committer.is_settled
         )
 
-    async def close(self) -> None:
-        """Copy the log back and close the database. Calls that wait go to the next activation."""
-        self.phase = Phase.CLOSING
-        with self._input.held_shut():
+    def begin_end(self) -> bool:
+        """Let no more calls in: they wait for the next activation. The caller then sees to `end`. False if that has
+        been done before: somebody else sees to it."""
+        if self.phase is Phase.ENDING:
+            return False
+        self.phase = Phase.ENDING
+        self.gate.shut()
+        return True
+
+    async def end(self) -> None:
+        """Copy the log back and close the database. Calls under way fail as they would in a crash. The gate stays
+        shut; the runtime opens it."""
+        try:
             if self._database is not None:
-                self._committer.break_with(Unavailable("The object was closed; call it again.", retry_after_s=1))
-                try:
-                    async with self._beside:
-                        await self._committer.wait_shipped()
-                        await self._ports.offload.run("bulk", self._database.close)
-                except PenstockError as error:
-                    log.warning("object_not_closed_cleanly", object=str(self.id), error=error.message)
-            self.phase = Phase.CLOSED
+                self._committer.break_with(_closed())
+            await self._started.wait()
+            if self._database is not None:
+                async with self._beside:
+                    await self._committer.wait_shipped()
+                    await self._ports.offload.run("bulk", self._database.close)
+        except PenstockError as error:
+            log.warning("object_not_closed_cleanly", object=str(self.id), error=error.message)
+        self.ended.set()
 
     # -- calls --------------------------------------------------------------------------------------------
 
-    async def call(self, method: str, args: tuple[Any, ...]) -> Any:
-        """Run a method and give its result, once it may be seen. Raises `PenstockError`s only."""
-        if not self._input.is_open:
-            await self._input.enter()
+    async def call(self, method: str, args: tuple[Any, ...], inside: InputGate | None = None) -> Any:
+        """Run a method and give its result, once it may be seen. Raises `PenstockError`s only. `inside`: the gate
+        that the call has passed already."""
+        if not self.gate.is_open and inside is not self.gate:
+            await self.gate.enter()
         if self.phase is not Phase.ACTIVE:
-            if self._start_error is not None:
-                raise self._start_error
-            return await self._runtime.call_here(self.id, method, args)
+            if self.refusal is not None:
+                raise self.refusal
+            return await self._runtime.call_next(self, method, args)
         self._running += 1
         try:
             result = getattr(self._object, method)(*args)
@@ -224,7 +246,7 @@ class Activation:
                 if self.phase is not Phase.ACTIVE:
                     return
                 await self._ports.offload.run("bulk", checkpoint)
-                with self._input.held_shut():
+                with self.gate.held_shut():
                     await self._committer.wait_durable()
                     await self._ports.offload.run("bulk", checkpoint)
         except Fenced as error:
@@ -242,10 +264,10 @@ class Activation:
         the outcome is durable: True if the index follows it, False if that is left to a newer alarm which is on
         its way to the disk. Raises a `PenstockError` if the object could not be started or broke; the entry stays
         then, and fires again."""
-        if not self._input.is_open:
-            await self._input.enter()
+        if not self.gate.is_open:
+            await self.gate.enter()
         if self.phase is not Phase.ACTIVE:
-            raise self._start_error or Unavailable("The object is being closed.", retry_after_s=1)
+            raise self.refusal or _closed()
         self._running += 1
         try:
             alarm = self._storage.read_alarm()
@@ -290,6 +312,10 @@ class Activation:
         self._indexed_ms = alarm.at_ms if alarm is not None and not alarm.failed else None
         self._runtime.alarms.settle(self.id, self._indexed_ms)
         return True
+
+
+def _closed() -> Unavailable:
+    return Unavailable("The object was closed; call it again.", retry_after_s=1)
 
 
 def _as_penstock_error(error: BaseException, id: ObjectId, doing: str) -> PenstockError:

@@ -83,36 +83,54 @@ class InputGate:
 
     def __init__(self) -> None:
         self._holds = 0
-        self._queue: deque[asyncio.Future[None]] = deque()
+        #: Who waits, in order; a place is kept until its owner is in, however often the gate shuts again.
+        self._queue: dict[object, asyncio.Future[None]] = {}
 
     @property
     def is_open(self) -> bool:
         # While some that waited have not run yet, a newcomer must not overtake them.
         return not self._holds and not self._queue
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether somebody waits to be let in."""
+        return bool(self._queue)
+
     async def enter(self) -> None:
         """Wait for the gate to be open. Check `is_open` first: it saves the await."""
-        while True:
-            turn = asyncio.get_running_loop().create_future()
-            self._queue.append(turn)
-            if not self._holds:
-                turn.set_result(None)
-            try:
+        place, loop = object(), asyncio.get_running_loop()
+        try:
+            while True:
+                turn = self._queue[place] = loop.create_future()
+                if not self._holds:
+                    # Not at once: a task does not stop for a future that is done, and would overtake.
+                    loop.call_soon(_let_in, turn)
                 await turn
-            finally:
-                self._queue.remove(turn)
-            if not self._holds:
-                return
+                if not self._holds:
+                    return
+        finally:
+            del self._queue[place]
+
+    def shut(self) -> None:
+        """Keep new calls out until `unshut` was called as often as this."""
+        self._holds += 1
+
+    def unshut(self) -> None:
+        self._holds -= 1
+        if not self._holds:
+            for turn in self._queue.values():
+                _let_in(turn)
 
     @contextmanager
     def held_shut(self) -> Iterator[None]:
         """Keep new calls out for the length of a `with` block."""
-        self._holds += 1
+        self.shut()
         try:
             yield
         finally:
-            self._holds -= 1
-            if not self._holds:
-                for turn in self._queue:
-                    if not turn.done():
-                        turn.set_result(None)
+            self.unshut()
+
+
+def _let_in(turn: asyncio.Future[None]) -> None:
+    if not turn.done():
+        turn.set_result(None)

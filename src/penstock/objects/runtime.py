@@ -16,6 +16,7 @@ from penstock.objects import remote
 from penstock.objects.activation import Activation
 from penstock.objects.alarm_index import AlarmIndex
 from penstock.objects.durable_object import Context, DurableObject
+from penstock.objects.gate import InputGate
 from penstock.objects.identity import ObjectId
 from penstock.objects.placement import owner
 from penstock.objects.remote import Method
@@ -107,7 +108,10 @@ class Runtime:
         """Close every object. Calls under way fail as they would in a crash; the caller has drained them before."""
         self._stopping = True
         for activation in list(self._active.values()):
-            await activation.close()
+            if activation.begin_end():
+                await self._end(activation)
+            else:
+                await activation.ended.wait()
         await self.alarms.close()
 
     async def _sweep(self) -> None:
@@ -117,32 +121,38 @@ class Runtime:
             for activation in list(self._active.values()):
                 if activation.is_idle and now_ms - activation.last_used_ms > OBJECT_IDLE_MS_MAX:
                     self.statistics.evictions += 1
-                    await self._close(activation)
+                    activation.begin_end()
+                    await self._end(activation)
 
     def discard(self, activation: Activation, error: PenstockError) -> None:
-        """The activation broke: close it, so that the next call starts the object from what is durable."""
-        if self._stopping or self._active.get(activation.id.key) is not activation:
-            return
+        """The activation broke: end it, so that the next call starts the object from what is durable."""
         if isinstance(error, Fenced):
             self._on_fatal(error)
-            return
-        self.statistics.broken += 1
-        log.warning("object_discarded", object=str(activation.id), error=error.message)
-        self.tasks.create_task(self._close(activation))
+        elif activation.begin_end():
+            self.statistics.broken += 1
+            log.warning("object_discarded", object=str(activation.id), error=error.message)
+            self.tasks.create_task(self._end(activation))
 
-    async def _close(self, activation: Activation) -> None:
-        try:
-            await activation.close()
-        finally:
-            # In the same step: calls that waited for the end must find the next activation, not this one.
-            if self._active.get(activation.id.key) is activation:
-                del self._active[activation.id.key]
+    async def _end(self, activation: Activation) -> None:
+        """After `begin_end`."""
+        await activation.end()
+        # In the same step: calls that waited for the end must find the next activation, not this one.
+        id, gate = activation.id, activation.gate
+        del self._active[id.key]
+        if gate.is_awaited and activation.refusal is None and not self._stopping:
+            # It starts before the gate opens, and behind the same gate, so that no newcomer can overtake.
+            self._activate(id, gate)
+        gate.unshut()
 
     # -- calls --------------------------------------------------------------------------------------------
 
     async def call_here(self, id: ObjectId, method: str, args: tuple[Any, ...]) -> Any:
         """Call a method of an object that lives here."""
         return await self._activation(id).call(method, args)
+
+    async def call_next(self, ended: Activation, method: str, args: tuple[Any, ...]) -> Any:
+        """A call that has passed the gate of an activation that ended meanwhile."""
+        return await self._activation(ended.id).call(method, args, inside=ended.gate)
 
     async def call_there(self, slot: int, id: ObjectId, method: str, args: bytes) -> bytes:
         """Call a method of an object of executor `slot`; gives the encoded result."""
@@ -173,9 +183,12 @@ class Runtime:
             return activation
         if self._stopping:
             raise Unavailable("This executor is stopping.", retry_after_s=1)
+        return self._activate(id, InputGate())
+
+    def _activate(self, id: ObjectId, gate: InputGate) -> Activation:
         known = self._class(id.namespace)
         path = f"{self._folder}/objects/{id.namespace}/{id.key[:2]}/{id.key}.db"
-        activation = self._active[id.key] = Activation(self, id, path)
+        activation = self._active[id.key] = Activation(self, id, path, gate)
         self.statistics.activations += 1
 
         def build(ctx: Context) -> DurableObject[Any]:
