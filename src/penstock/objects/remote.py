@@ -18,6 +18,8 @@ import msgspec
 
 from penstock.base.errors import KINDS, Internal, Invalid, PenstockError
 
+#: What cannot be bound to a place, and so does not travel.
+_BY_NAME_ONLY = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD)
 _IMMUTABLE = frozenset({bytes, str, int, float, bool, type(None)})
 _NOT_CALLABLE = frozenset({"alarm"})
 
@@ -29,6 +31,13 @@ class Method:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         parameters = list(inspect.signature(function).parameters.values())[1:]
+        for parameter in parameters:
+            if parameter.kind in _BY_NAME_ONLY:
+                raise TypeError(
+                    f"{function.__qualname__} has the keyword-only parameter {parameter.name!r}, which cannot be "
+                    "passed through a stub; make it an ordinary one, or the method private."
+                )
+        self._name = function.__qualname__
         self._signature = inspect.Signature(parameters)
         hints = typing.get_type_hints(function)
         # A tuple of the annotated types, as long as the call that is decoded: later parameters have defaults.
@@ -49,7 +58,7 @@ class Method:
         return _encode_value(args)
 
     def decode_args(self, payload: bytes) -> tuple[Any, ...]:
-        """Raises `msgspec.DecodeError` when the arguments are not what the method is annotated with."""
+        """Raises `Internal` when the arguments are not what the method is annotated with."""
         count = _array_length(payload)
         decoder = self._decoders.get(count)
         if decoder is None:
@@ -57,7 +66,10 @@ class Method:
             types = tuple(self._types[:count]) + (Any,) * (count - len(self._types))
             shape = tuple[types] if types else tuple[()]  # type: ignore[valid-type]
             decoder = self._decoders[count] = msgspec.msgpack.Decoder(shape)
-        return decoder.decode(payload)
+        try:
+            return decoder.decode(payload)
+        except msgspec.MsgspecError as error:
+            raise Internal(f"{self._name} was called with other arguments than it is annotated with: {error}.")
 
     def copy_args(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         if all(type(arg) in _IMMUTABLE for arg in args):
@@ -65,10 +77,14 @@ class Method:
         return self.decode_args(self.encode_args(args))
 
     def copy_result(self, result: Any) -> Any:
-        return result if type(result) in _IMMUTABLE else self._result.decode(_encode_value(result))
+        return result if type(result) in _IMMUTABLE else self.decode_result(_encode_value(result))
 
     def decode_result(self, payload: bytes) -> Any:
-        return self._result.decode(payload)
+        """Raises `Internal` when the result is not what the method is annotated with."""
+        try:
+            return self._result.decode(payload)
+        except msgspec.MsgspecError as error:
+            raise Internal(f"{self._name} gave another result than it is annotated with: {error}.")
 
 
 def methods_of(cls: type) -> dict[str, Method]:
@@ -128,13 +144,14 @@ def result_of(payload: bytes) -> bytes:
 def _encode_value(value: Any) -> bytes:
     try:
         return _encode(value)
-    except (TypeError, ValueError, OverflowError) as error:
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise Internal(f"Arguments and results must be serialisable by msgspec: {error}.") from error
 
 
 def _array_length(payload: bytes) -> int:
-    first = payload[0]
+    first = payload[0] if payload else 0
     if first & 0xF0 == 0x90:  # fixarray
         return first & 0x0F
-    assert first == 0xDC, "arguments are a msgpack array of fewer than 65,536 items"
-    return int.from_bytes(payload[1:3], "big")
+    if first == 0xDC:
+        return int.from_bytes(payload[1:3], "big")
+    raise Internal("Arguments are a msgpack array of fewer than 65,536 items.")
