@@ -34,6 +34,16 @@ def configure_logs(log_format: Literal["json", "console"], **context: object) ->
     )
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(**context)
+    logging.basicConfig(handlers=[_IntoStructlog()], level=logging.WARNING, force=True)
+    logging.captureWarnings(True)
+
+
+class _IntoStructlog(logging.Handler):
+    """What libraries (uvicorn, asyncio) log by Python's own means comes out like our own lines."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        logger = structlog.get_logger(record.name)
+        logger.log(record.levelno, record.getMessage(), logger=record.name, exc_info=record.exc_info)
 
 
 def _unchanged(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

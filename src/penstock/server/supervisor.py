@@ -15,7 +15,6 @@ import signal
 import socket
 import sys
 import tempfile
-import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -243,8 +242,8 @@ class Supervisor:
                         os.close(fd)
             configure_logs(self._settings.log_format, process=f"executor-{place.slot}")
             code = run_executor(place)
-        except BaseException:  # noqa: BLE001 - a child must never return into the supervisor's code
-            traceback.print_exc()
+        except BaseException:  # a child must never return into the supervisor's code
+            log.critical("executor_failed", exc_info=True)
         finally:
             sys.stderr.flush()
             os._exit(code)
@@ -262,7 +261,8 @@ class Supervisor:
     def _stop(self) -> None:
         """First every executor drains its requests, which may need the others' objects; then all of them end."""
         self._stopping = True
-        self._deadline_ms = self._clock.elapsed_ms() + round(self._settings.drain_seconds * 1000) + 500
+        # uvicorn takes whole seconds, one at the least; an executor must not be told to end before it has drained.
+        self._deadline_ms = self._clock.elapsed_ms() + round(max(1, self._settings.drain_seconds) * 1000) + 500
         for executor in self._executors:
             executor.start_at_ms = None
             if executor.pid:
