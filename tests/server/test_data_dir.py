@@ -1,0 +1,110 @@
+"""The data directory: its secrets, and that it belongs to one server at a time."""
+
+from __future__ import annotations
+
+import json
+import stat
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from penstock.base.errors import Invalid
+from penstock.server.instance import DataDir
+
+from .conftest import Serve
+from .harness import Server, assert_exactly_once
+
+
+def files_with(folder: Path, secret: str) -> list[str]:
+    return [
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if path.is_file() and secret.encode() in path.read_bytes()
+    ]
+
+
+def test_g10_the_token_lies_in_one_private_file_and_is_logged_nowhere(serve: Serve) -> None:
+    server = serve()
+    server.send(server.create(), 1)
+    credentials = server.credentials
+    assert len(credentials["token"]) == 64
+    server.request("GET", "/client/v4/accounts/x/pipelines", Authorization=f"Basic {credentials['token']}")
+    server.request("GET", f"/{credentials['token']}"[:20])
+    for name in ("credentials.toml", "instance.json"):
+        assert stat.S_IMODE((server.data / name).stat().st_mode) == 0o600
+    assert files_with(server.data, credentials["token"]) == ["credentials.toml"]
+    instance = json.loads((server.data / "instance.json").read_text())
+    assert instance["account_id"] == credentials["account_id"]
+    server.stop()
+    assert files_with(server.data, credentials["token"]) == ["credentials.toml"]
+    assert credentials["token"] not in str(server.log)
+
+
+def test_a_second_start_keeps_account_and_token_and_notes_the_new_address(serve: Serve) -> None:
+    first = serve(executors=1)
+    before = first.credentials
+    first.create()
+    first.stop()
+    second = serve(executors=1)
+    after = second.credentials
+    assert after == before | {"url": f"http://127.0.0.1:{second.port}"}
+    assert stat.S_IMODE((second.data / "credentials.toml").stat().st_mode) == 0o600
+    assert second.control("GET", "/clicks").status == 200
+    second.stop()
+    (second.data / "credentials.toml").unlink()  # by somebody who keeps the token elsewhere
+    third = serve(executors=1)
+    third.wait_for("ready")
+    assert not (third.data / "credentials.toml").exists()
+    path = f"/client/v4/accounts/{before['account_id']}/pipelines/clicks"
+    assert third.request("GET", path, Authorization=f"Bearer {before['token']}").status == 200
+
+
+def refused(server: Server) -> str:
+    """Why a server did not start."""
+    assert server.exit_code() == 1, server.tail
+    assert server.stray == []
+    [line] = server.log
+    assert (line["event"], line["level"]) == ("cannot_start", "error")
+    return str(line["error"])
+
+
+def test_a_directory_in_use_and_a_port_in_use_are_refused_and_nothing_is_disturbed(
+    serve: Serve, tmp_path: Path
+) -> None:
+    server = serve(executors=1)
+    pipeline = server.create()
+    assert server.send(pipeline, 1).status == 200
+    same_directory = serve()  # it waits for a predecessor's last executors before it gives up
+    other = tmp_path / "other"
+    assert refused(serve("--port", str(server.port), data=other)) == (
+        f"127.0.0.1:{server.port} cannot be listened on (Address already in use). Give --port another."
+    )
+    assert not (other / "credentials.toml").exists()
+    assert refused(same_directory) == (
+        f"{server.data} is in use by another penstock server. Stop it, or give another --data-dir."
+    )
+    assert server.credentials["url"].endswith(str(server.port))
+    assert server.send(pipeline, 2).status == 200
+    assert_exactly_once(server.drain({1, 2}), {1, 2})
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('{"format_version":2}', "was written in format 2; this penstock reads format 1"),
+        ('{"format_version":1}', "is damaged"),
+        ("", "is damaged"),
+        ("[]", "is damaged"),
+    ],
+)
+def test_h3_a_directory_that_is_not_understood_is_refused_and_left_alone(
+    tmp_path: Path, content: str, words: str
+) -> None:
+    file = tmp_path / "instance.json"
+    file.write_text(content)
+    data_dir = DataDir(tmp_path)
+    with closing(data_dir._lock), pytest.raises(Invalid, match=words):
+        data_dir.open_instance("http://127.0.0.1:1", 2)
+    assert file.read_text() == content
+    assert not (tmp_path / "credentials.toml").exists()

@@ -1,0 +1,77 @@
+"""Fault B2: a file system that is really full, in memory so that it is quick to fill."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .conftest import Serve
+from .harness import Server, assert_exactly_once
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "small"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=24m", "penstock-test", str(folder)]
+    try:
+        mounted = subprocess.run(command, capture_output=True, text=True)
+    except FileNotFoundError:
+        pytest.skip("there is no mount command")
+    if mounted.returncode:
+        pytest.skip(f"a tmpfs cannot be mounted here: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(folder: Path) -> Path:
+    """A file that takes what is left, to the last byte."""
+    ballast = folder / "ballast"
+    with ballast.open("wb", buffering=0) as file:
+        for size in (1 << 20, 4096, 1):
+            try:
+                while True:
+                    file.write(bytes(size))
+            except OSError:
+                continue
+    assert os.statvfs(folder).f_bavail == 0
+    return ballast
+
+
+def send_until(server: Server, pipeline: str, status: int, numbers: Iterator[int]) -> tuple[set[int], set[int]]:
+    """Send records until one is answered so; gives those answered with 200, and the others."""
+    acked, others = set(), set()
+    for number in numbers:
+        answer = server.send(pipeline, number)
+        (acked if answer.status == 200 else others).add(number)
+        assert answer.status in (200, 507), answer
+        if answer.status == 507:
+            assert "works again when there is room" in answer.json["error"]["message"]
+        if answer.status == status:
+            return acked, others
+    raise AssertionError
+
+
+@pytest.mark.parametrize("reserve", ["0", "4MB"])
+def test_B2_a_full_disk_is_refused_with_507_until_there_is_room_without_a_restart(
+    serve: Serve, small_disk: Path, reserve: str
+) -> None:
+    server = serve("--disk-reserve-bytes", reserve, data=small_disk / "data", executors=1)
+    pipeline = server.create(shards=1)
+    assert server.send(pipeline, 1, 2, 3).status == 200
+    ballast = fill(small_disk)
+    numbers = iter(range(4, 100_000))
+    acked, refused = send_until(server, pipeline, 507, numbers)
+    assert server.request("GET", "/readyz").status == 200
+    assert server.control("GET", "/clicks").status == 200
+
+    ballast.unlink()
+    more, _ = send_until(server, pipeline, 200, numbers)
+    acked |= more | {1, 2, 3}
+    assert len(server.lines("executor_ready")) == 1  # nobody was restarted
+    assert refused
+    assert_exactly_once(server.drain(acked), acked)
