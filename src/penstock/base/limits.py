@@ -41,6 +41,8 @@ SWEEP_INTERVAL_MS = 10_000
 #: How often the free disk space is asked for. A full disk is noticed within this time, at the latest by the
 #: failing write itself.
 DISK_CHECK_INTERVAL_MS = 500
+#: When a client that was refused for a full disk should try again: room is made by people or by deliveries.
+DISK_FULL_RETRY_S = 5
 #: `block_concurrency_while` gives up after this (Cloudflare: 30 s).
 BLOCK_CONCURRENCY_MS_MAX = 30_000
 

@@ -59,6 +59,8 @@ def collect(
     """This executor's numbers."""
     objects = runtime.statistics
     refused = [({"reason": reason}, float(count)) for reason, count in sorted(ingest.refused.items())]
+    pending = runtime.alarms.pending
+    alarms: list[tuple[dict[str, str], float]] = [({}, float(pending))] if pending is not None else []
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return [
         _one("penstock_ingest_requests", "counter", "Ingest requests.", ingest.requests),
@@ -90,7 +92,7 @@ def collect(
         _one("penstock_object_activations", "counter", "Objects brought into memory.", objects.activations),
         _one("penstock_object_evictions", "counter", "Idle objects closed.", objects.evictions),
         _one("penstock_objects_broken", "counter", "Objects started again after a failed write.", objects.broken),
-        _one("penstock_alarms_pending", "gauge", "Alarms in the index.", runtime.alarms.pending),
+        Family("penstock_alarms_pending", "gauge", "Alarms in the index.", alarms),
         _one("penstock_alarms_fired", "counter", "Alarms fired.", objects.alarms_fired),
         _one("penstock_alarm_failures", "counter", "Alarm handlers that raised.", objects.alarm_failures),
         _one("penstock_alarms_given_up", "counter", "Alarms that failed for good.", objects.alarms_given_up),

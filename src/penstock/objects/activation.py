@@ -306,11 +306,12 @@ class Activation:
             if self._storage.alarm_touched or not self._committer.is_durable(self._alarm_position):
                 return False
             alarm = self._storage.read_alarm()
+            at_ms = alarm.at_ms if alarm is not None and not alarm.failed else None
+            self._runtime.alarms.settle(self.id, at_ms)
         except PenstockError as error:
             log.debug("alarm_not_settled", object=str(self.id), error=error.message)
             return False
-        self._indexed_ms = alarm.at_ms if alarm is not None and not alarm.failed else None
-        self._runtime.alarms.settle(self.id, self._indexed_ms)
+        self._indexed_ms = at_ms
         return True
 
 

@@ -2,6 +2,10 @@
 
 One per executor, for the objects that the executor owns. Its invariants are in `alarm.py`. Finding what is due
 costs an index look-up, however many alarms are pending.
+
+When the index cannot be written, on a full disk say, it is opened again until it can. Meanwhile whoever needs it
+is refused with the reason, and no harm is done by what was lost of it: of the changes that nobody waits for, each
+moves an entry to a later time or removes it, and an entry that stays early is put right when it fires.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from typing import Any
 
 import structlog
 
-from penstock.base.errors import PenstockError
+from penstock.base.errors import Fenced, PenstockError
 from penstock.base.limits import ALARMS_RUNNING_MAX
 from penstock.objects.committer import Committer
 from penstock.objects.identity import ObjectId
@@ -43,7 +47,7 @@ _SLEEP_MS_MAX = 1_000
 class AlarmIndex:
     """`fire` is called for each entry that is due, by one task per object at a time. It gives True when it has
     settled the entry; one that it left as it was is not fired again before somebody settles it, or a while has
-    passed."""
+    passed. `on_fatal` is called when nothing can be made durable any more."""
 
     def __init__(
         self,
@@ -52,13 +56,13 @@ class AlarmIndex:
         tasks: asyncio.TaskGroup,
         *,
         fire: Callable[[ObjectId], Awaitable[bool]],
-        on_broken: Callable[[PenstockError], None],
+        on_fatal: Callable[[PenstockError], None],
     ) -> None:
         self._ports = ports
         self._path = path
         self._tasks = tasks
         self._fire = fire
-        self._on_broken = on_broken
+        self._on_fatal = on_fatal
         self._committer: Committer
         self._running: set[ObjectId] = set()
         #: Entries that are left alone for now, until this loop time (a wall clock may jump).
@@ -66,6 +70,7 @@ class AlarmIndex:
         self._changed = asyncio.Event()
 
     async def open(self) -> None:
+        """Raises what `Database.open` raises."""
         database = await self._ports.offload.run("bulk", partial(Database.open, self._ports.disk, self._path))
         self._committer = Committer(database, self._ports.relay, "alarms", self._tasks, on_broken=self._on_broken)
         for table in _TABLES:
@@ -73,16 +78,46 @@ class AlarmIndex:
         await self._committer.wait_durable()
 
     async def close(self) -> None:
+        await self._committer.wait_shipped()
         await self._ports.offload.run("bulk", self._committer.database.close)
 
+    def _on_broken(self, error: PenstockError) -> None:
+        if isinstance(error, Fenced):
+            self._on_fatal(error)
+        else:
+            log.warning("alarm_index_broken", error=error.message)
+            self._tasks.create_task(self._open_again())
+
+    async def _open_again(self) -> None:
+        try:
+            await self.close()
+        except PenstockError as error:
+            log.warning("alarm_index_not_closed_cleanly", error=error.message)
+        while True:
+            try:
+                await self.open()
+            except Fenced as error:
+                self._on_fatal(error)
+                return
+            except PenstockError as error:
+                log.warning("alarm_index_not_opened", error=error.message)
+                await self._ports.clock.sleep_ms(_RETRY_MS)
+            else:
+                self._changed.set()
+                return
+
     @property
-    def pending(self) -> int:
-        """Entries in the index."""
-        count: int = self._committer.execute("SELECT count(*) FROM alarms").get
+    def pending(self) -> int | None:
+        """Entries in the index; None while it is broken."""
+        try:
+            count: int = self._committer.execute("SELECT count(*) FROM alarms").get
+        except PenstockError:
+            return None
         return count
 
     def indexed_ms(self, id: ObjectId) -> int | None:
-        """When the entry of this object fires, None if it has none."""
+        """When the entry of this object fires, None if it has none. Raises a `PenstockError` while the index is
+        broken, as `schedule` and `settle` do."""
         row = self._committer.execute(
             "SELECT at_ms FROM alarms WHERE namespace = ?1 AND name = ?2", (id.namespace, id.name)
         ).fetchone()
@@ -104,9 +139,12 @@ class AlarmIndex:
 
     async def run(self) -> None:
         """Fire what is due, for ever."""
-        while self._committer.broken is None:
+        while True:
             self._changed.clear()
-            wait_ms = self._fire_due(self._ports.clock.now_ms())
+            try:
+                wait_ms = self._fire_due(self._ports.clock.now_ms())
+            except PenstockError:
+                wait_ms = _RETRY_MS  # it is being opened again, and says so itself
             try:
                 async with asyncio.timeout(wait_ms / 1000):
                     await self._changed.wait()

@@ -70,7 +70,7 @@ class Runtime:
         self._active: dict[str, Activation] = {}
         self._stopping = False
         self.alarms = AlarmIndex(
-            ports, f"{folder}/alarms/{slot}.db", tasks, fire=self._fire_alarm, on_broken=on_fatal
+            ports, f"{folder}/alarms/{slot}.db", tasks, fire=self._fire_alarm, on_fatal=on_fatal
         )
 
     def register(self, cls: type[DurableObject[Any]], env: Any = None) -> None:

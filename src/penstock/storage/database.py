@@ -27,6 +27,7 @@ from typing import Any
 import apsw
 
 from penstock.base.errors import Corrupt, Fenced, PenstockError, StorageFull, Unavailable
+from penstock.base.limits import DISK_FULL_RETRY_S
 from penstock.storage.disk import Disk, WalFile
 from penstock.storage.relay import Commit
 
@@ -76,8 +77,11 @@ class Database:
             try:
                 database._recover(connection)
                 database._wal = disk.open_wal(path + "-wal")
-                database._wal.sync()
-                disk.sync_dir(folder)
+                try:
+                    database._wal.sync()
+                    disk.sync_dir(folder)
+                except OSError as error:
+                    raise Fenced(f"The disk refused to make {path} durable ({error}).") from error
             except BaseException:
                 connection.close()
                 raise
@@ -246,11 +250,17 @@ def translated_errors(path: str) -> Iterator[None]:
 _FSYNC_CODES = (apsw.SQLITE_IOERR_FSYNC, apsw.SQLITE_IOERR_DIR_FSYNC)
 
 
+def _disk_full() -> StorageFull:
+    return StorageFull(
+        "The disk is full; nothing was stored. It works again when there is room.", retry_after_s=DISK_FULL_RETRY_S
+    )
+
+
 def translate(error: apsw.Error | OSError, path: str) -> PenstockError | Exception:
     """Our error for SQLite's, or the error itself where it is not about the disk."""
     match error:
         case apsw.FullError():
-            return StorageFull("The disk is full; nothing was stored. It works again when there is room.")
+            return _disk_full()
         case apsw.CorruptError() | apsw.NotADBError():
             return Corrupt(f"The database {path} is damaged ({error}). Restore it from a backup.")
         case apsw.IOError() if getattr(error, "extendedresult", 0) in _FSYNC_CODES:
@@ -260,7 +270,7 @@ def translate(error: apsw.Error | OSError, path: str) -> PenstockError | Excepti
         case apsw.IOError() | apsw.CantOpenError():
             return Unavailable(f"The disk failed on {path} ({error}).", retry_after_s=1)
         case OSError() if error.errno == errno.ENOSPC:
-            return StorageFull("The disk is full; nothing was stored. It works again when there is room.")
+            return _disk_full()
         case OSError():
             return Unavailable(f"The disk failed on {path} ({error}).", retry_after_s=1)
     return error

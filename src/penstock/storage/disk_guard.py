@@ -10,7 +10,7 @@ from functools import partial
 
 from penstock.base.clock import Clock
 from penstock.base.errors import StorageFull
-from penstock.base.limits import DISK_CHECK_INTERVAL_MS
+from penstock.base.limits import DISK_CHECK_INTERVAL_MS, DISK_FULL_RETRY_S
 from penstock.storage.disk import Disk
 from penstock.storage.offload import Offload
 
@@ -36,5 +36,5 @@ class DiskGuard:
             raise StorageFull(
                 f"The disk has {self.free_bytes} bytes free; disk_reserve_bytes is {self._reserve_bytes}. Nothing "
                 "was stored; it works again when there is room.",
-                retry_after_s=5,
+                retry_after_s=DISK_FULL_RETRY_S,
             )

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from msgspec import json
 
-from penstock.base.errors import PenstockError
+from penstock.base.errors import Fenced, PenstockError
 from penstock.base.limits import Limits
 from penstock.base.rng import seeded_rng
 from penstock.http.auth import Account, token_hash
@@ -170,6 +170,8 @@ class SimMachine:
     def on_fatal(self, executor: SimExecutor, error: PenstockError) -> None:
         """As the real supervisor does it: one executor's exit for a bad disk ends the whole server."""
         if executor.alive:
+            if not isinstance(error, Fenced):
+                self.bugs.append(error)  # nothing else is a reason to end
             self.fenced = error
             self.kill_all("fenced")
 
