@@ -1,0 +1,30 @@
+import gc
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Known when the folder is named: `pytest tests/sim --seed 42`, and `--seeds 5000` for a longer look."""
+    parser.addoption("--seed", type=int, help="run the scenario for this seed alone")
+    parser.addoption("--seeds", type=int, help="run the scenario for so many seeds; default 200")
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """What the simulated executors log is what the trace tells better."""
+    before = structlog.get_config()
+    structlog.configure(processors=[_drop], cache_logger_on_first_use=False)
+    yield
+    structlog.configure(**before)
+
+
+def _drop(_logger: object, _method: str, _event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    raise structlog.DropEvent
+
+
+@pytest.fixture(autouse=True, scope="session")
+def frozen() -> None:
+    """Keep the garbage collector from looking at pytest and all modules again after each simulation."""
+    gc.freeze()

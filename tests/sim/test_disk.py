@@ -1,0 +1,150 @@
+"""Row B1 of the list of faults: torn, reordered and lost writes that were not synced."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from penstock.base.errors import Fenced, StorageFull, Unavailable
+from penstock.storage.database import Database
+from penstock.testing.sim.disk import SimDisk
+from penstock.testing.sim.mount import Mount
+
+PATH = "/data/object.db"
+
+
+class Machine:
+    """A disk, and one process after the other on it."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = random.Random(seed)
+        self.disk = SimDisk(self.rng)
+        self._locks: dict[str, Mount] = {}
+        self._lives = 0
+
+    def mount(self) -> Mount:
+        self._lives += 1
+        return Mount(self.disk, f"test-{id(self):x}-{self._lives}", self._locks)
+
+
+def write_until_the_power_fails(machine: Machine) -> tuple[int, int]:
+    """Number the transactions, two rows each; gives how many were made durable and how many tried."""
+    mount = machine.mount()
+    database = Database.open(mount, PATH)
+    database.execute("CREATE TABLE IF NOT EXISTS t (n INTEGER)")
+    start = database.execute("SELECT count(*) / 2 FROM t").get
+    durable, tried = start, start + machine.rng.randint(0, 60)
+    for n in range(start, tried):
+        database.begin()
+        database.execute("INSERT INTO t VALUES (?)", (n,))
+        database.execute("INSERT INTO t VALUES (?)", (n,))
+        commit = database.commit()
+        assert commit is not None
+        if machine.rng.random() < 0.5:
+            commit.wal.sync()
+            durable = n + 1
+        if machine.rng.random() < 0.1:
+            database.checkpoint()
+    mount.bury()
+    machine.disk.power_cut()
+    return durable, tried
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_B1_a_power_cut_takes_at_most_what_was_not_synced(seed: int) -> None:
+    machine = Machine(seed)
+    epochs: list[int] = []
+    for _ in range(3):
+        durable, tried = write_until_the_power_fails(machine)
+        mount = machine.mount()
+        database = Database.open(mount, PATH)
+        assert database.execute("PRAGMA integrity_check").get == "ok"
+        database.execute("CREATE TABLE IF NOT EXISTS t (n INTEGER)")
+        rows = [n for (n,) in database.execute("SELECT n FROM t ORDER BY rowid")]
+        # Whole transactions, in order, none missing between, and at least those that were durable.
+        assert rows == [n for n in range(len(rows) // 2) for _ in range(2)]
+        assert durable <= len(rows) // 2 <= tried
+        epochs.append(database.epoch)
+        database.close()
+        mount.bury()
+        machine.disk.power_cut()
+    assert epochs == sorted(set(epochs)), "an epoch came again"
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_B1_a_name_that_was_not_synced_may_be_gone_or_not(seed: int) -> None:
+    machine = Machine(seed)
+    mount = machine.mount()
+    mount.write("/bucket/synced", [b"whole"])
+    mount.sync_dir("/bucket")
+    mount.write("/bucket/unsynced", [b"whole"])
+    machine.disk.power_cut()
+    assert mount.read("/bucket/synced") == b"whole"
+    assert not mount.exists("/bucket/unsynced") or mount.read("/bucket/unsynced") == b"whole"
+
+
+def test_B1_unsynced_names_and_bytes_are_really_lost_sometimes() -> None:
+    """The simulated disk must be able to do harm, or the tests on it prove nothing."""
+    kept = set()
+    for seed in range(50):
+        machine = Machine(seed)
+        mount = machine.mount()
+        inode = machine.disk.create("/a")
+        mount.sync_dir("/")
+        machine.disk.write(inode, 0, b"x" * 2000)
+        machine.disk.power_cut()
+        kept.add(bytes(mount.read("/a")))
+    assert b"" in kept
+    assert b"x" * 2000 in kept
+    assert any(0 < content.count(b"x") < 2000 for content in kept)
+
+
+def test_B3_a_sync_that_failed_is_not_made_good_by_the_next() -> None:
+    """As after fsync errors on Linux: the pages count as clean, and what of them is on the disk nobody knows."""
+    lost = 0
+    for seed in range(50):
+        machine = Machine(seed)
+        mount = machine.mount()
+        database = Database.open(mount, PATH)
+        database.begin()
+        database.execute("CREATE TABLE t (n)")
+        commit = database.commit()
+        assert commit is not None
+        machine.disk.sync_fails = True
+        with pytest.raises(OSError, match="refused"):
+            commit.wal.sync()
+        machine.disk.sync_fails = False
+        commit.wal.sync()
+        mount.bury()
+        machine.disk.power_cut()
+        again = Database.open(machine.mount(), PATH)
+        lost += not again.execute("SELECT count(*) FROM sqlite_schema WHERE name = 't'").get
+    assert 0 < lost < 50
+
+
+def test_a_full_disk_is_reported_as_such_and_passes() -> None:
+    machine = Machine(0)
+    database = Database.open(machine.mount(), PATH)
+    database.execute("CREATE TABLE t (body)")
+    machine.disk.capacity_bytes = machine.disk.used_bytes + 8192
+    with pytest.raises(StorageFull):
+        database.execute("INSERT INTO t VALUES (zeroblob(100000))")
+    database.rollback()
+    machine.disk.capacity_bytes = 1 << 40
+    database.execute("INSERT INTO t VALUES (zeroblob(100000))")
+    assert database.execute("SELECT count(*) FROM t").get == 1
+
+
+def test_a_database_has_one_process() -> None:
+    machine = Machine(0)
+    Database.open(machine.mount(), PATH)
+    with pytest.raises(Unavailable, match="open in another process"):
+        Database.open(machine.mount(), PATH)
+
+
+def test_B3_a_sync_that_fails_while_a_database_is_opened_fences() -> None:
+    machine = Machine(0)
+    machine.disk.sync_fails = True
+    with pytest.raises(Fenced):
+        Database.open(machine.mount(), PATH)
