@@ -7,8 +7,8 @@ each commit the range of new log bytes is known (`commit()` gives it back).
 **Epochs.** The log is a sequence of frames that starts again from its first byte after a checkpoint has copied
 it back. Each such restart is a new epoch, and so is each opening of the database, because what an earlier
 process left behind is copied back first. Epochs of one database only grow: the number of openings is stored
-in the database, restarts are counted above it. (SQLite decides by itself at which write the log restarts; it
-shows as a frame count that did not grow.)
+in the database, restarts are counted above it. (SQLite decides by itself at which write the log restarts. It
+can do so after a checkpoint only, and shows it by another header at the head of the log.)
 
 **Opening makes durable.** Data found in the log was read from the page cache and may not be on the disk, for
 instance after a kill -9. The checkpoint at opening syncs the log and the database before anything is
@@ -62,6 +62,9 @@ class Database:
         self._restarts = 0
         self._hook_frames = 0
         self._wal_end = 0
+        #: The log's header, as far as it is known; and whether there was a checkpoint that may have changed it.
+        self._wal_header = b""
+        self._wal_may_restart = False
         self._position = 0
 
     @classmethod
@@ -77,6 +80,7 @@ class Database:
             try:
                 database._recover(connection)
                 database._wal = disk.open_wal(path + "-wal")
+                database._wal_header = database._wal.read(0, _WAL_HEADER_BYTES)
                 try:
                     database._wal.sync()
                     disk.sync_dir(folder)
@@ -93,8 +97,8 @@ class Database:
         )
         if not self._disk.shares_wal_index:
             connection.pragma("locking_mode", "exclusive")
-        connection.set_busy_timeout(_BUSY_MS_MAX)
         connection.pragma("journal_mode", "wal")
+        connection.set_busy_timeout(_BUSY_MS_MAX)
         connection.pragma("synchronous", "normal")
         connection.pragma("temp_store", "memory")
         connection.pragma("trusted_schema", False)
@@ -168,13 +172,22 @@ class Database:
         if not wrote or not self._hook_frames:
             return None
         start, end = self._wal_end, self._wal_bytes_of(self._hook_frames)
-        if end <= start:
+        if self._wal_may_restart and self._has_wal_restarted():
             self._restarts += 1
             assert self._restarts < _RESTARTS_MAX
             start = 0
+        assert end > start, (start, end)
         self._wal_end = end
         self._position += 1
         return Commit(self._position, self.epoch, start, end - start, self._wal)
+
+    def _has_wal_restarted(self) -> bool:
+        header = self._wal.read(0, _WAL_HEADER_BYTES)
+        if header == self._wal_header:
+            return False
+        self._wal_header = header
+        self._wal_may_restart = False
+        return True
 
     def rollback(self) -> None:
         if self._connection.in_transaction:
@@ -189,6 +202,7 @@ class Database:
         on purpose: the other modes take the writer's lock, and the owner, with a read transaction open, would
         fail on it at once.
         """
+        self._wal_may_restart = True  # before: the owner may commit, and so restart it, before this returns
         # Locked: where there is one connection only, it may be in a transaction. Next time, then.
         with translated_errors(self._path), contextlib.suppress(apsw.LockedError):
             self._checkpoint_connection().wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Awaitable, Callable
 from typing import Protocol, cast
 
-from penstock.base.errors import Overloaded, Unavailable
+from penstock.base.errors import Overloaded, TooLarge, Unavailable
 from penstock.base.limits import CALL_TIMEOUT_MS, FRAME_BYTES_MAX, PEER_QUEUE_BYTES_MAX
 
 #: Answers one request. It must not raise: errors are answers too.
@@ -24,7 +24,8 @@ class Transport(Protocol):
         """Send `payload` to executor `slot` and give its answer.
 
         Raises `Unavailable` when the sibling is not there, dies before it answers or takes longer than
-        `CALL_TIMEOUT_MS` (the request may have been carried out), `Overloaded` when too much is queued for it.
+        `CALL_TIMEOUT_MS` (the request may have been carried out), `Overloaded` when too much is queued for it,
+        `TooLarge` when `payload` is.
         """
         ...
 
@@ -74,23 +75,30 @@ class _Frames(asyncio.Protocol):
 class _Peer:
     """The connection to one sibling, made on the first request and again after it was lost."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, tasks: asyncio.TaskGroup) -> None:
         self._path = path
+        self._tasks = tasks
         self._frames: _Frames | None = None
-        self._connecting = asyncio.Lock()
         self._waiting: dict[int, asyncio.Future[bytes]] = {}
+        #: Requests made while connecting, in order.
+        self._unsent: list[tuple[int, bytes]] = []
         self._number = 0
 
     async def request(self, payload: bytes) -> bytes:
-        frames = self._frames or await self._connect()
-        if frames.transport.get_write_buffer_size() > PEER_QUEUE_BYTES_MAX:
-            raise Overloaded("A sibling executor does not keep up with calls. Try again.", retry_after_s=1)
-        loop = asyncio.get_running_loop()
+        if len(payload) > FRAME_BYTES_MAX:
+            raise TooLarge(f"A call between executors has {len(payload)} bytes; the limit is {FRAME_BYTES_MAX}.")
         self._number += 2
         number = self._number
-        answer: asyncio.Future[bytes] = loop.create_future()
+        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        if self._frames is None:
+            if not self._unsent:
+                self._tasks.create_task(self._connect())
+            self._unsent.append((number, payload))
+        elif self._frames.transport.get_write_buffer_size() > PEER_QUEUE_BYTES_MAX:
+            raise Overloaded("A sibling executor does not keep up with calls. Try again.", retry_after_s=1)
+        else:
+            self._frames.send(number, payload)
         self._waiting[number] = answer
-        frames.send(number, payload)
         try:
             async with asyncio.timeout(CALL_TIMEOUT_MS / 1000):
                 return await answer
@@ -99,21 +107,22 @@ class _Peer:
         finally:
             self._waiting.pop(number, None)
 
-    async def _connect(self) -> _Frames:
-        async with self._connecting:
-            if self._frames is not None:
-                return self._frames
-            frames = _Frames(self._on_answer)
-            try:
-                await asyncio.get_running_loop().create_unix_connection(lambda: frames, self._path)
-            except OSError as error:
-                raise Unavailable(
-                    "The executor that owns this object is not running; it is being restarted.",
-                    retry_after_s=1,
-                ) from error
-            frames.on_lost = self._on_lost
-            self._frames = frames
-            return frames
+    async def _connect(self) -> None:
+        frames = _Frames(self._on_answer)
+        frames.on_lost = self._on_lost
+        try:
+            await asyncio.get_running_loop().create_unix_connection(lambda: frames, self._path)
+        except OSError:
+            self._fail("The executor that owns this object is not running; it is being restarted.")
+            return
+        if frames.transport.is_closing():
+            self._on_lost()
+            return
+        self._frames = frames
+        unsent, self._unsent = self._unsent, []
+        for number, payload in unsent:
+            if number in self._waiting:  # else its caller gave up
+                frames.send(number, payload)
 
     def _on_answer(self, _frames: _Frames, number: int, payload: bytes) -> None:
         answer = self._waiting.pop(number & ~_ANSWER, None)
@@ -122,12 +131,14 @@ class _Peer:
 
     def _on_lost(self) -> None:
         self._frames = None
+        self._fail("The executor died before it answered; it is being restarted.")
+
+    def _fail(self, message: str) -> None:
+        self._unsent.clear()
         lost, self._waiting = self._waiting, {}
         for answer in lost.values():
             if not answer.done():
-                answer.set_exception(
-                    Unavailable("The executor died before it answered; it is being restarted.", retry_after_s=1)
-                )
+                answer.set_exception(Unavailable(message, retry_after_s=1))
 
     def close(self) -> None:
         if self._frames is not None:
@@ -160,7 +171,7 @@ class UnixTransport:
     async def request(self, slot: int, payload: bytes) -> bytes:
         peer = self._peers.get(slot)
         if peer is None:
-            peer = self._peers[slot] = _Peer(self._path(slot))
+            peer = self._peers[slot] = _Peer(self._path(slot), self._tasks)
         return await peer.request(payload)
 
     def close(self) -> None:
