@@ -6,6 +6,7 @@ nothing. Together with names that are fixed before the bytes are made, that is e
 
 from __future__ import annotations
 
+import hashlib
 import posixpath
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -65,7 +66,7 @@ class FolderStore:
 
     def _put(self, bucket: str, key: str, chunks: Chunks) -> int:
         target = self._path(bucket, key)
-        unfinished = posixpath.join(self._temporary, f"{bucket}-{posixpath.basename(key)}")
+        unfinished = posixpath.join(self._temporary, hashlib.sha256(target.encode()).hexdigest())
         with translated_errors(target):
             self._disk.make_dirs(self._temporary)
             self._disk.make_dirs(posixpath.dirname(target))
@@ -78,7 +79,7 @@ class FolderStore:
         return await self._offload.run("bulk", partial(self._get, self._path(bucket, key)))
 
     def _get(self, path: str) -> bytes:
-        if not self._disk.exists(path):
+        if not self._disk.exists(path) or self._disk.is_dir(path):
             raise NotFound(f"There is no object at {path}.")
         with translated_errors(path):
             return self._disk.read(path)
@@ -87,7 +88,7 @@ class FolderStore:
         return await self._offload.run("bulk", partial(self._list, bucket, prefix))
 
     def _list(self, bucket: str, prefix: str) -> Sequence[ObjectInfo]:
-        folder = posixpath.join(self._root, bucket)
+        folder = self._path(bucket)
         found = [ObjectInfo(key, self._disk.size(posixpath.join(folder, key))) for key in self._walk(folder, "")]
         return sorted((info for info in found if info.key.startswith(prefix)), key=lambda info: info.key)
 
@@ -99,8 +100,9 @@ class FolderStore:
             else:
                 yield key
 
-    def _path(self, bucket: str, key: str) -> str:
+    def _path(self, bucket: str, key: str | None = None) -> str:
         # Names are validated where they enter (pipelines/settings.py); this is the second look before the disk.
-        parts = [bucket, *key.split("/")]
+        parts = [bucket] if key is None else [bucket, *key.split("/")]
+        assert "/" not in bucket, bucket
         assert all(part not in ("", ".", "..") and "\0" not in part for part in parts), (bucket, key)
         return posixpath.join(self._root, *parts)
