@@ -203,8 +203,9 @@ class Database:
         fail on it at once.
         """
         self._wal_may_restart = True  # before: the owner may commit, and so restart it, before this returns
-        # Locked: where there is one connection only, it may be in a transaction. Next time, then.
-        with translated_errors(self._path), contextlib.suppress(apsw.LockedError):
+        # Locked: where there is one connection only, it may be in a transaction. Busy: the owner was just writing
+        # the head of the WAL index. Next time, then.
+        with translated_errors(self._path), contextlib.suppress(apsw.LockedError, apsw.BusyError):
             self._checkpoint_connection().wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
 
     def _checkpoint_connection(self) -> apsw.Connection:
