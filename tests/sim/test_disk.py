@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+from itertools import count
 
+import apsw
 import pytest
 
-from penstock.base.errors import Fenced, StorageFull, Unavailable
+from penstock.base.errors import Fenced, PenstockError, StorageFull, Unavailable
 from penstock.storage.database import Database
+from penstock.testing.sim.crash import Crashed
 from penstock.testing.sim.disk import SimDisk
 from penstock.testing.sim.mount import Mount
 
@@ -148,3 +152,52 @@ def test_B3_a_sync_that_fails_while_a_database_is_opened_fences() -> None:
     machine.disk.sync_fails = True
     with pytest.raises(Fenced):
         Database.open(machine.mount(), PATH)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_B3_a_power_cut_at_every_step_of_the_recovery_from_a_failed_sync(seed: int) -> None:
+    """The log that recovery finds in the page cache is not on the disk, and the kernel believes that it is. If it
+    were copied into the database as it is, a power cut in the middle would leave half a transaction."""
+    for step in count(1):
+        machine = Machine(seed)
+        if not _recovery_is_cut_at(machine, step):
+            assert step > 10, "recovery has more steps than that"
+            return
+        machine.disk.power_cut()
+        database = Database.open(machine.mount(), PATH)
+        assert database.execute("PRAGMA integrity_check").get == "ok", step
+        versions = database.execute("SELECT DISTINCT version FROM t").fetchall()
+        assert versions in ([(1,)], [(2,)]), (step, versions)
+
+
+def _recovery_is_cut_at(machine: Machine, step: int) -> bool:
+    mount = machine.mount()
+    database = Database.open(mount, PATH)
+    database.execute("CREATE TABLE t (version INTEGER, pad BLOB)")
+    for _ in range(20):
+        database.execute("INSERT INTO t VALUES (1, zeroblob(3000))")
+    database.close()
+    database = Database.open(mount, PATH)
+    database.begin()
+    database.execute("UPDATE t SET version = 2")
+    commit = database.commit()
+    assert commit is not None
+    machine.disk.sync_fails = True
+    with pytest.raises(OSError, match="refused"):
+        commit.wal.sync()
+    machine.disk.sync_fails = False
+    mount.bury()
+    at = machine.disk.operations + step
+    mount = machine.mount()
+
+    def crash(number: int, _name: str, _path: str) -> None:
+        if number == at:
+            mount.die()
+            raise Crashed
+
+    machine.disk.before_operation = crash
+    with contextlib.suppress(Crashed, PenstockError, apsw.Error):
+        Database.open(mount, PATH).close()
+    machine.disk.before_operation = lambda _number, _name, _path: None
+    mount.bury()
+    return machine.disk.operations >= at

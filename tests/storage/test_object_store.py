@@ -20,6 +20,7 @@ class FailingDisk(OsDisk):
     """Fails before its n-th step, as a crash there would end it; counts them."""
 
     def __init__(self, fail_at: int = 0, code: int = errno.EIO) -> None:
+        super().__init__()
         self.steps = 0
         self.fail_at = fail_at
         self._code = code

@@ -152,8 +152,8 @@ async def _live(place: ExecutorPlace, tasks: asyncio.TaskGroup) -> Node:
 
 
 def _build(place: ExecutorPlace, tasks: asyncio.TaskGroup) -> tuple[Node, UnixTransport]:
-    clock, disk, offload = SystemClock(), OsDisk(), Threads()
     folder = str(place.settings.data_dir.absolute())
+    clock, disk, offload = SystemClock(), OsDisk(folder), Threads()
     relay = LocalRelay(offload, clock, _fatal)
     tasks.create_task(relay.run())
     transport = UnixTransport(place.sockets_folder, place.slot, tasks)

@@ -51,7 +51,7 @@ def serve(settings: ServeSettings) -> int:
         port = Port(settings.host, settings.port)
         instance, executors_before = data_dir.open_instance(port.url, settings.executors)
         if executors_before != settings.executors:
-            rehome(OsDisk(), f"{data_dir.path}/alarms", settings.executors)
+            rehome(OsDisk(str(data_dir.path)), f"{data_dir.path}/alarms", settings.executors)
             data_dir.save(instance)
     except PenstockError as error:
         log.error("cannot_start", error=error.message)

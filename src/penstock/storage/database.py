@@ -11,9 +11,10 @@ in the database, restarts are counted above it. (SQLite decides by itself at whi
 can do so after a checkpoint only, and shows it by another header at the head of the log.)
 
 **Opening makes durable.** Data found in the log was read from the page cache and may not be on the disk, for
-instance after a kill -9. The checkpoint at opening syncs the log and the database before anything is
-served; it also writes the pages anew, which matters after a failed fsync, when the kernel calls dirty pages
-clean (Rebello et al., "Can Applications Recover from fsync Failures?", ATC 2020).
+instance after a kill -9. The checkpoint at opening syncs the log and the database before anything is served. After
+a failed fsync that is not enough: the kernel calls the log's lost pages clean, so that syncing them does nothing,
+and a power cut in the middle of the checkpoint would leave half of a transaction (Rebello et al., "Can
+Applications Recover from fsync Failures?", ATC 2020). So a log that is found is first written over itself.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ class Database:
         process has it open, `StorageFull`, `Corrupt`, `Fenced`."""
         database = cls(disk, path)
         folder = posixpath.dirname(path)
-        with translated_errors(path):
+        with translated_errors(path), _io_errors_fence(path):
             disk.make_dirs(folder)
             connection = database._connect()
             database._connection = connection
@@ -81,11 +82,8 @@ class Database:
                 database._recover(connection)
                 database._wal = disk.open_wal(path + "-wal")
                 database._wal_header = database._wal.read(0, _WAL_HEADER_BYTES)
-                try:
-                    database._wal.sync()
-                    disk.sync_dir(folder)
-                except OSError as error:
-                    raise Fenced(f"The disk refused to make {path} durable ({error}).") from error
+                database._wal.sync()
+                disk.sync_dir(folder)
             except BaseException:
                 connection.close()
                 raise
@@ -106,6 +104,8 @@ class Database:
 
     def _recover(self, connection: apsw.Connection) -> None:
         connection.set_wal_hook(self._on_wal_commit)  # also turns automatic checkpoints off
+        # Not before now: the connection has taken the lock, so the log is ours.
+        self._disk.harden(self._path + "-wal")
         connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
         self._page_size = connection.pragma("page_size")
         # The first transaction of this opening takes the next epoch and makes the log file exist.
@@ -260,6 +260,17 @@ def translated_errors(path: str) -> Iterator[None]:
         yield
     except (apsw.Error, OSError) as error:
         raise translate(error, path) from error
+
+
+@contextlib.contextmanager
+def _io_errors_fence(path: str) -> Iterator[None]:
+    """While a database is opened its log and names are synced by us, and a sync that failed cannot be made good."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        raise Fenced(f"The disk refused to make {path} durable ({error}).") from error
 
 
 _FSYNC_CODES = (apsw.SQLITE_IOERR_FSYNC, apsw.SQLITE_IOERR_DIR_FSYNC)

@@ -75,6 +75,12 @@ class Disk(Protocol):
 
     def open_wal(self, path: str) -> WalFile: ...
 
+    def harden(self, path: str) -> None:
+        """Make durable what reading the file shows, even if a sync of it failed before: its bytes are written over
+        themselves, so that the kernel takes them for new, and synced. No error when there is no such file. Nobody
+        may write to the file meanwhile."""
+        ...
+
     def free_bytes(self, path: str) -> int:
         """Bytes an unprivileged writer can still write to the file system of `path`."""
         ...
@@ -101,8 +107,17 @@ def _datasync(fd: int) -> None:
     getattr(os, "fdatasync", os.fsync)(fd)
 
 
+#: Folders that a process remembers to have made durable; to do it again costs little.
+_DURABLE_DIRS_MAX = 10_000
+#: A file is copied over itself in pieces of this size.
+_PIECE_BYTES = 1 << 20
+
+
 class OsDisk:
     """The operating system's file system.
+
+    Folders at `root` and above it are taken for durable. Those below are made so on their first use by each
+    process, found or made: one that is found may have been made by a process that died before its name was durable.
 
     The VFS is `unix-excl`: the process takes an exclusive lock on a database when it opens it, so a second
     process can never write to the same object, and the WAL index lives on the heap, where further connections
@@ -113,14 +128,22 @@ class OsDisk:
     vfs = "unix-excl"
     shares_wal_index = True
 
+    def __init__(self, root: str = "/") -> None:
+        self._root = root
+        self._durable_dirs: set[str] = set()
+
     def make_dirs(self, path: str) -> None:
-        if os.path.isdir(path):
+        if path == self._root or path in self._durable_dirs:
             return
         parent = os.path.dirname(path)
+        assert parent != path, f"{path} is outside of the disk's root, {self._root}"
         self.make_dirs(parent)
         with contextlib.suppress(FileExistsError):
             os.mkdir(path)
         self.sync_dir(parent)
+        if len(self._durable_dirs) >= _DURABLE_DIRS_MAX:
+            self._durable_dirs.clear()
+        self._durable_dirs.add(path)
 
     def list_dir(self, path: str) -> list[str]:
         try:
@@ -171,6 +194,19 @@ class OsDisk:
 
     def open_wal(self, path: str) -> WalFile:
         return _OsWalFile(path)
+
+    def harden(self, path: str) -> None:
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return
+        try:
+            offset = 0
+            while piece := os.pread(fd, _PIECE_BYTES, offset):
+                offset += os.pwrite(fd, piece, offset)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
     def free_bytes(self, path: str) -> int:
         stats = os.statvfs(path)

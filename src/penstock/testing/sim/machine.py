@@ -92,6 +92,8 @@ class SimMachine:
         self.work_ms = (0.1, 2.0)
         #: What an executor said when it could make nothing durable any more.
         self.fenced: PenstockError | None = None
+        #: Whether `crash_at` or `fail_sync_at` still waits for its operation.
+        self.fault_pending = False
         #: Errors that no executor may end with. Looked at on exit.
         self.bugs: list[BaseException] = []
         self.locks: dict[str, Mount] = {}
@@ -175,23 +177,48 @@ class SimMachine:
             self.fenced = error
             self.kill_all("fenced")
 
-    def crash_at(self, operation: int, how: Callable[[], None]) -> None:
-        """Call `how` (a kill, a power cut) in place of the `operation`-th operation on the disk from now. It comes
-        from an executor, which does not survive it."""
+    def crash_at(self, operation: int, how: Callable[[], None] = lambda: None) -> None:
+        """Kill the executor that asks for the `operation`-th operation on the disk from now (1, 2, …), in place of
+        that operation, after calling `how` (a power cut, say)."""
         at = self.disk.operations + operation
+        self.fault_pending = True
 
-        def before(number: int, _name: str, _path: str) -> None:
+        def before(number: int, name: str, path: str) -> None:
             if number >= at:
-                self.disk.before_operation = lambda _number, _name, _path: None
+                self.no_fault()
+                self.trace.add("disk", "crash", name, path)
                 how()
-                user = self.user()
+                user = self._user()
                 if user is not None:
-                    self._dead(user, "crash at operation", _RESTART_MS)
+                    self._dead(user, "crash in operation", _RESTART_MS)
                 raise Crashed
 
         self.disk.before_operation = before
 
-    def user(self) -> SimExecutor | None:
+    def fail_sync_at(self, sync: int) -> None:
+        """Let the `sync`-th sync from now fail, and it alone."""
+        left = sync
+        self.fault_pending = True
+
+        def before(_number: int, name: str, path: str) -> None:
+            nonlocal left
+            self.disk.sync_fails = False
+            if name.startswith("sync"):
+                left -= 1
+                if not left:
+                    self.fault_pending = False
+                    self.disk.sync_fails = True
+                    self.trace.add("disk", "fails", name, path)
+
+        self.disk.before_operation = before
+
+    def no_fault(self) -> None:
+        """Take back a fault that waits for its operation."""
+        self.fault_pending = False
+        self.disk.sync_fails = False
+        self.disk.before_operation = lambda _number, _name, _path: None
+
+    def _user(self) -> SimExecutor | None:
         """The executor that the disk operation under way comes from, if it still lives."""
         for executor in self._executors:
             if executor is not None and executor.mount is self.disk.user:

@@ -111,6 +111,12 @@ class Mount:
     def open_wal(self, path: str) -> WalFile:
         return _SimWalFile(self, self._inode(path))
 
+    def harden(self, path: str) -> None:
+        inode = self.disk.find(path)
+        if inode is not None:
+            self.disk.write(inode, 0, bytes(inode.content))
+            self.disk.sync(inode)
+
     def free_bytes(self, path: str) -> int:
         return self.disk.free_bytes
 

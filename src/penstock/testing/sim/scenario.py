@@ -264,7 +264,7 @@ class Nemesis:
     async def heal(self) -> None:
         """Put everything right, and wait until every executor serves."""
         machine = self._machine
-        machine.disk.before_operation = lambda _number, _name, _path: None
+        machine.no_fault()
         machine.start_all()
         await machine.ready()
         # Past every moment that the clock has ever shown, so that nothing waits for a time that was a mistake.
@@ -285,7 +285,7 @@ class Nemesis:
         self._machine.power_cut()
 
     def _crash_in_operation(self) -> None:
-        self._machine.crash_at(self._rng.randint(1, 100), lambda: None)
+        self._machine.crash_at(self._rng.randint(1, 100))
 
     def _power_cut_in_operation(self) -> None:
         self._machine.crash_at(self._rng.randint(1, 100), self._machine.power_cut)
