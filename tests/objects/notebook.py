@@ -41,6 +41,10 @@ class Notebook(DurableObject[SimpleNamespace]):
         told: int = await self.ctx.namespace("Notebook").get_by_name(other).add(note)
         return told
 
+    async def tell(self, note: int, other: str) -> int:
+        told: int = await self.ctx.namespace("Notebook").get_by_name(other).add(note)
+        return told
+
     async def add_and_upload(self, note: int) -> int:
         self.add(note)
         return await self.ctx.buckets.put("bucket", f"{note}.txt", lambda: [b"%d" % note])

@@ -136,18 +136,29 @@ def test_a_remote_call_is_held_as_a_local_one() -> None:
     run(main, Notebook, executors=2)
 
 
-def test_calls_that_leave_through_the_gate_keep_their_order() -> None:
+@pytest.mark.parametrize("slot", [0, 1], ids=["local", "remote"])
+def test_a_call_does_not_overtake_one_that_the_gate_has_just_let_go(slot: int) -> None:
     async def main(world: World) -> None:
-        notebook, other = world.stub(Notebook), world.stub(Notebook, "b")
+        notebook, other = world.stub_on(0, Notebook), world.stub_on(slot, Notebook, "b")
+        name = other.id.name
         await notebook.ping(), await other.ping()
-        replies = []
-        for note in range(200):  # one in each turn, while commits become durable between them
-            replies.append(start(notebook.add_and_tell(note, "b")))
-            await asyncio.sleep(0)
-        await asyncio.gather(*replies)
-        assert await other.notes() == list(range(200))
+        world.relay.hold(key_of(notebook))
+        calls = [start(notebook.add_and_tell(0, name))]
+        await turns()
 
-    run(main, Notebook)
+        def one_in_each_turn(left: int) -> None:
+            calls.append(start(notebook.tell(len(calls), name)))
+            if left:
+                world.loop.call_soon(one_in_each_turn, left - 1)
+
+        one_in_each_turn(10)
+        world.loop.call_soon(world.relay.release)
+        one_in_each_turn(10)
+        await turns()
+        await asyncio.gather(*calls)
+        assert await other.notes() == list(range(len(calls)))
+
+    run(main, Notebook, executors=2)
 
 
 def test_an_upload_is_held_until_the_write_before_it_is_durable() -> None:

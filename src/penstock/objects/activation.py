@@ -113,14 +113,13 @@ class Activation:
             raise _closed()
 
     def _context(self) -> Context:
-        wait_durable = self._committer.wait_durable
         return Context(
             self.id,
             self._storage,
             clock=self._ports.clock,
             rng=self._ports.rng,
-            buckets=GatedBuckets(self._ports.buckets, wait_durable),
-            namespace=partial(self._runtime.namespace, before_call=wait_durable),
+            buckets=GatedBuckets(self._ports.buckets, self._committer.wait_durable),
+            namespace=partial(self._runtime.namespace, before_call=self._committer.wait_turn),
             block_concurrency_while=self._block_concurrency_while,
         )
 

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 import apsw
 
 from penstock.base.errors import Internal, PenstockError
-from penstock.objects.gate import OutputGate
+from penstock.objects.gate import OutputGate, let_go
 from penstock.storage.database import Database, SqlValue
 from penstock.storage.relay import Commit, Relay
 
@@ -93,6 +93,16 @@ class Committer:
         held = self.hold()
         if held is not None:
             await held
+
+    async def wait_turn(self) -> None:
+        """As `wait_durable`, for what must leave in order. What is held back by nothing waits all the same until
+        those have run whom the gate has let go already: it would overtake them."""
+        held = self.hold()
+        if held is None:
+            loop = asyncio.get_running_loop()
+            held = loop.create_future()
+            loop.call_soon(let_go, held)
+        await held
 
     async def wait_shipped(self) -> None:
         """Return when everything that was committed is durable, broken or not: the relay has no more use for the

@@ -104,7 +104,7 @@ class InputGate:
                 turn = self._queue[place] = loop.create_future()
                 if not self._holds:
                     # Not at once: a task does not stop for a future that is done, and would overtake.
-                    loop.call_soon(_let_in, turn)
+                    loop.call_soon(let_go, turn)
                 await turn
                 if not self._holds:
                     return
@@ -119,7 +119,7 @@ class InputGate:
         self._holds -= 1
         if not self._holds:
             for turn in self._queue.values():
-                _let_in(turn)
+                let_go(turn)
 
     @contextmanager
     def held_shut(self) -> Iterator[None]:
@@ -131,6 +131,7 @@ class InputGate:
             self.unshut()
 
 
-def _let_in(turn: asyncio.Future[None]) -> None:
-    if not turn.done():
-        turn.set_result(None)
+def let_go(held: asyncio.Future[None]) -> None:
+    """Let somebody go on who has not given up waiting."""
+    if not held.done():
+        held.set_result(None)
