@@ -66,19 +66,19 @@ def test_an_executor_that_is_stopped_dead_shows_as_down(serve: Serve) -> None:
 def test_the_number_of_executors_may_change_and_alarms_and_shards_are_found_again(serve: Serve) -> None:
     acked: set[int] = set()
     pipeline = ""
-    for executors in (3, 1, 2):
+    for executors in (3, 1, 4):
         server = serve(executors=executors)
+        # Nobody asks for what the last start left: alarms alone deliver it, those of slots that are gone too.
+        server.wait_delivered(acked)
         pipeline = pipeline or server.create(shards=6, max_duration_s=1)
         numbers = range(len(acked), len(acked) + 40)
         for number in numbers:
+            # Not 503: each shard was woken by the executor that owns it now, and by no other.
             assert server.send(pipeline, number).status == 200
         acked.update(numbers)
-        server.stop()
-    last = serve(executors=4)
-    # Nobody asks for anything: the alarms alone deliver, each on the executor that now owns its shard.
-    assert_exactly_once(last.wait_delivered(acked), acked)
-    assert last.request("GET", "/metrics").status == 200
-    assert_exactly_once(last.drain(acked), acked)
+        if executors != 4:
+            server.stop()
+    assert_exactly_once(server.drain(acked), acked)
 
 
 def test_the_log_is_json_line_by_line_whatever_comes(serve: Serve) -> None:
