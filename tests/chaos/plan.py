@@ -21,13 +21,17 @@ class Moment(enum.Enum):
     ANY = "at any time"
     #: A file is being written, and not in the bucket yet.
     FILE_BEGUN = "while a file is written"
-    #: A file is in the bucket; that it is delivered is not noted yet, or its records are being freed.
+    #: A file is in the bucket; that it is delivered is not noted yet, or only just.
     FILE_VISIBLE = "right after a file appeared"
+    #: A file of many requests is in the bucket, and its rows are freed, in several transactions.
+    FREEING = "while rows are freed"
 
 
 # How often of a hundred. Left to chance, few kills would fall into the few milliseconds about a file.
 _KINDS = {Kind.EXECUTOR: 60, Kind.EVERYTHING: 25, Kind.SUPERVISOR: 15}
-_MOMENTS = {Moment.ANY: 30, Moment.FILE_BEGUN: 30, Moment.FILE_VISIBLE: 40}
+_MOMENTS = {Moment.ANY: 25, Moment.FILE_BEGUN: 25, Moment.FILE_VISIBLE: 25, Moment.FREEING: 25}
+#: How long after the moment it strikes: to free some thousand rows takes about so long.
+_DELAY_S_MAX = {Moment.FREEING: 0.04}
 #: So many are followed by the next kill before the service is back: recovery is killed too.
 _CUT_SHORT_PERCENT = 20
 #: An executor is back after about 0.1 s, a tree after 0.5 s.
@@ -40,8 +44,10 @@ _PAUSE_S_MAX = 3.0
 class Strike:
     kind: Kind
     moment: Moment = Moment.ANY
-    #: Before it.
+    #: Before the moment is waited for.
     pause_s: float = 0.0
+    #: After the moment.
+    delay_s: float = 0.0
     #: Which executor: the share of them that come before it.
     victim: float = 0.0
     #: When the next strike follows, whatever has recovered by then; None: when all has recovered.
@@ -56,14 +62,16 @@ def plan(rng: random.Random, kills: int) -> list[Strike]:
     follows = False
     for number, (kind, moment, is_cut) in enumerate(zip(kinds, moments, cut, strict=True), 1):
         is_cut = is_cut and number < kills
+        if follows:
+            moment = Moment.ANY  # nothing is written while nobody serves, so there is nothing to wait for
         strikes.append(
             Strike(
                 kind,
-                # Nothing is written while nobody serves, so there is nothing to wait for.
-                Moment.ANY if follows else moment,
-                0 if follows else min(_PAUSE_S_MAX, rng.expovariate(1 / _PAUSE_MEAN_S)),
-                rng.random(),
-                rng.uniform(0, _CUT_SHORT_S_MAX) if is_cut else None,
+                moment,
+                pause_s=0 if follows else min(_PAUSE_S_MAX, rng.expovariate(1 / _PAUSE_MEAN_S)),
+                delay_s=rng.uniform(0, _DELAY_S_MAX.get(moment, 0.0)),
+                victim=rng.random(),
+                cut_short_s=rng.uniform(0, _CUT_SHORT_S_MAX) if is_cut else None,
             )
         )
         follows = is_cut
