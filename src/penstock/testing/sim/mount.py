@@ -1,8 +1,8 @@
 """The simulated disk as one process sees it: the `Disk` port, and a SQLite VFS.
 
 A mount belongs to a process and dies with it. Whatever still runs of a dead process (a cancelled task's
-`finally`) reaches the disk no more: its calls fail. Once nothing runs any more the mount is buried, and what
-the garbage collector does with the connections that were left open has no effect and no error.
+`finally`, a connection that the garbage collector closes) reaches the disk no more. SQLite is told that all went
+well: an error would only be news to somebody who is not there.
 
 The VFS has no shared memory, so connections use `locking_mode=EXCLUSIVE`, in which SQLite keeps the WAL index on
 the heap. Exceptions in a VFS method become SQLite result codes by way of their `extendedresult`.
@@ -10,9 +10,10 @@ the heap. Exceptions in a VFS method become SQLite result codes by way of their 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import posixpath
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import apsw
@@ -32,7 +33,6 @@ class Mount:
 
     def __init__(self, disk: SimDisk, name: str, locks: dict[str, Mount]) -> None:
         self.alive = True
-        self.buried = False
         self.name = name
         self.vfs = f"sim-{name}"
         self._disk = disk
@@ -49,7 +49,6 @@ class Mount:
         """Nothing of the process runs any more: let SQLite forget the VFS. (Connections that are still open keep
         it until they are gone.)"""
         self.die()
-        self.buried = True
         self._vfs.unregister()
 
     @property
@@ -136,16 +135,21 @@ class _SimWalFile:
         pass
 
 
-def _io_error(code: int) -> apsw.IOError:
+def _error(code: int) -> apsw.IOError:
     error = apsw.IOError("simulated")
     error.extendedresult = code  # type: ignore[attr-defined]
     return error
 
 
-def _as_sqlite_error(error: OSError | Crashed, code: int) -> apsw.Error:
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return apsw.FullError("simulated")
-    return _io_error(code)
+@contextlib.contextmanager
+def _errors_as(code: int) -> Iterator[None]:
+    """What the disk says, in SQLite's words. A process that dies here hears nothing."""
+    try:
+        yield
+    except Crashed:
+        pass
+    except OSError as error:
+        raise (apsw.FullError("simulated") if error.errno == errno.ENOSPC else _error(code)) from None
 
 
 class _Vfs(apsw.VFS):
@@ -156,33 +160,24 @@ class _Vfs(apsw.VFS):
     def xOpen(self, name: Any, flags: list[int]) -> _File:  # type: ignore[override]
         path = name.filename() if isinstance(name, apsw.URIFilename) else name
         assert path is not None, "temporary files are kept in memory"
-        if not self._mount.alive:
-            raise apsw.CantOpenError("dead")
-        try:
+        with _errors_as(apsw.SQLITE_IOERR):
             inode = self._mount.disk.find(path)
             created = inode is None
             if inode is None:
                 if not flags[0] & apsw.SQLITE_OPEN_CREATE:
                     raise apsw.CantOpenError("no such file")
                 inode = self._mount.disk.create(path)
-        except (OSError, Crashed) as error:
-            raise _as_sqlite_error(error, apsw.SQLITE_IOERR) from None
-        flags[1] = flags[0]
-        return _File(self._mount, path, inode, sync_folder=created and bool(flags[0] & _JOURNALS))
+            flags[1] = flags[0]
+            return _File(self._mount, path, inode, sync_folder=created and bool(flags[0] & _JOURNALS))
+        raise apsw.CantOpenError("the process is dead")
 
     def xDelete(self, filename: str, syncdir: bool) -> None:
-        if self._mount.buried:
-            return
-        if not self._mount.alive:
-            raise _io_error(apsw.SQLITE_IOERR_DELETE)
-        try:
+        with _errors_as(apsw.SQLITE_IOERR_DELETE):
             if self._mount.disk.find(filename) is None:
-                raise _io_error(apsw.SQLITE_IOERR_DELETE_NOENT)
+                raise _error(apsw.SQLITE_IOERR_DELETE_NOENT)
             self._mount.disk.remove(filename)
             if syncdir:
                 self._mount.disk.sync_dir(posixpath.dirname(filename))
-        except (OSError, Crashed) as error:
-            raise _as_sqlite_error(error, apsw.SQLITE_IOERR_DELETE) from None
 
     def xAccess(self, pathname: str, flags: int) -> bool:
         return self._mount.alive and self._mount.disk.find(pathname) is not None
@@ -211,48 +206,30 @@ class _File:
         self._sync_folder = sync_folder
 
     def xRead(self, amount: int, offset: int) -> bytes:
-        if self._mount.buried:
-            return bytes(amount)
         if not self._mount.alive:
-            raise _io_error(apsw.SQLITE_IOERR_READ)
+            return bytes(amount)
         return bytes(self._inode.content[offset : offset + amount])
 
     def xWrite(self, data: bytes, offset: int) -> None:
-        if self._mount.buried:
-            return
-        try:
+        with _errors_as(apsw.SQLITE_IOERR_WRITE):
             self._mount.disk.write(self._inode, offset, bytes(data))
-        except (OSError, Crashed) as error:
-            raise _as_sqlite_error(error, apsw.SQLITE_IOERR_WRITE) from None
 
     def xTruncate(self, size: int) -> None:
-        if self._mount.buried:
-            return
-        try:
+        with _errors_as(apsw.SQLITE_IOERR_TRUNCATE):
             self._mount.disk.truncate(self._inode, size)
-        except (OSError, Crashed) as error:
-            raise _as_sqlite_error(error, apsw.SQLITE_IOERR_TRUNCATE) from None
 
     def xSync(self, flags: int) -> None:
-        if self._mount.buried:
-            return
-        try:
+        with _errors_as(apsw.SQLITE_IOERR_FSYNC):
             self._mount.disk.sync(self._inode)
             if self._sync_folder:
                 self._mount.disk.sync_dir(posixpath.dirname(self._path))
                 self._sync_folder = False
-        except (OSError, Crashed) as error:
-            raise _as_sqlite_error(error, apsw.SQLITE_IOERR_FSYNC) from None
 
     def xFileSize(self) -> int:
         return len(self._inode.content)
 
     def xLock(self, level: int) -> None:
-        if self._mount.buried:
-            return
-        if not self._mount.alive:
-            raise _io_error(apsw.SQLITE_IOERR_LOCK)
-        if not self._mount.lock(self._path):
+        if self._mount.alive and not self._mount.lock(self._path):
             raise apsw.BusyError("open in another simulated process")
 
     def xUnlock(self, level: int) -> None:
