@@ -69,7 +69,7 @@ READ_CHUNK_BYTES = 1 * MIB
 FREE_SLICE_BYTES = 4 * MIB
 FREE_SLICE_ROWS = 1_000
 
-#: Pipelines (specs: the legacy API's ranges).
+#: Pipelines: the ranges of Cloudflare's legacy pipelines API.
 PIPELINE_NAME_LENGTH_MAX = 128
 SHARDS_MAX = 15
 BATCH_BYTES_MAX_DEFAULT = 100_000_000
@@ -85,5 +85,8 @@ LIST_PER_PAGE_MAX = 100
 PLANS_CACHED_MAX = 10_000
 #: A cached plan is refreshed after this time even if nothing told the broker to.
 PLAN_TTL_MS = 30_000
+#: Before a request is refused because of a cached plan older than this, the plan is fetched again. It bounds what
+#: refused requests cost the coordinator to one call a second and executor.
+PLAN_DOUBT_MS = 1_000
 
 EXECUTORS_MAX = 64

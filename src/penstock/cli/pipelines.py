@@ -60,7 +60,7 @@ Prefix = Annotated[
     str | None, typer.Option("--prefix", "--r2-prefix", help="Folder inside the bucket; default: none.")
 ]
 BatchMaxMb = Annotated[
-    float | None, typer.Option(help="A file is due at this size, in megabytes (1 to 100; default 100).")
+    float | None, typer.Option(help="A file is due at this size, in megabytes (up to 100, the default).")
 ]
 BatchMaxRows = Annotated[
     int | None, typer.Option(help="A file is due at this many records (up to 10,000,000, the default).")

@@ -1,7 +1,7 @@
 """The ingest hot path: a request's body in, 200 only when its records are durable.
 
 Plain ASGI, because at tens of thousands of requests a second each layer counts. Answers have the shape of
-Cloudflare's ingest endpoint (specs: 2.3.5), which is not that of the control API.
+Cloudflare's ingest endpoint, which is not that of the control API.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from penstock.base.errors import (
     Overloaded,
     PenstockError,
     TooLarge,
+    Unauthenticated,
     Unavailable,
 )
 from penstock.base.limits import Limits
@@ -125,11 +126,18 @@ class Ingest:
     async def _admitted(self, pipeline: str, authorization: str | None) -> Route:
         """The pipeline's route, if the request may use it."""
         route = await self._broker.route(pipeline)
+        try:
+            self._admit(route, authorization)
+        except (Forbidden, Unauthenticated):
+            route = await self._broker.newer_route(pipeline, route)
+            self._admit(route, authorization)
+        return route
+
+    def _admit(self, route: Route, authorization: str | None) -> None:
         if not route.plan.http:
             raise Forbidden("This pipeline has no 'http' source.")
         if route.plan.authentication:
             self._authenticator.require_token(authorization)
-        return route
 
     async def _store(self, pipeline: str, route: Route, authorization: str | None, body: bytes | bytearray) -> int:
         if len(body) > self._limits.body_bytes_max:

@@ -1,4 +1,4 @@
-"""`/client/v4/accounts/{account}/pipelines`: Cloudflare's legacy pipelines API (specs: 2.3.1)."""
+"""`/client/v4/accounts/{account}/pipelines`: Cloudflare's legacy pipelines API."""
 
 from __future__ import annotations
 

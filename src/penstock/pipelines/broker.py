@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import structlog
 
 from penstock.base.errors import Conflict, NotFound, PenstockError, Unavailable
-from penstock.base.limits import PLAN_TTL_MS, PLANS_CACHED_MAX
+from penstock.base.limits import PLAN_DOUBT_MS, PLAN_TTL_MS, PLANS_CACHED_MAX
 from penstock.objects import Runtime, Stub
 from penstock.pipelines.plan import Plan
 from penstock.pipelines.records import Batch
@@ -45,10 +45,17 @@ class Broker:
         route = self._routes.get(pipeline)
         if route is None:
             return await self._fetch(pipeline)
-        if self._ports.clock.elapsed_ms() - route.fetched_ms > PLAN_TTL_MS and pipeline not in self._refreshing:
+        if self._age_ms(route) > PLAN_TTL_MS and pipeline not in self._refreshing:
             self._refreshing.add(pipeline)
             self._runtime.tasks.create_task(self._refresh(pipeline))
         return route
+
+    async def newer_route(self, pipeline: str, route: Route) -> Route:
+        """Ask again if `route` is not quite new: what it forbids may be allowed by now."""
+        return await self._fetch(pipeline) if self._age_ms(route) > PLAN_DOUBT_MS else route
+
+    def _age_ms(self, route: Route) -> int:
+        return self._ports.clock.elapsed_ms() - route.fetched_ms
 
     async def send(self, route: Route, batch: Batch) -> None:
         """Store a batch; durable on return. Raises `Conflict` when the plan is outdated: get the route again, check

@@ -14,7 +14,7 @@ import msgspec
 
 from penstock.base.errors import Invalid
 
-#: Wire codes of the ingest endpoint (specs: Cloudflare 2.3.5).
+#: Wire codes of the ingest endpoint (Cloudflare's, as its clients know them).
 CODE_NOT_RECORDS = 1002
 CODE_NOT_JSON = 1003
 

@@ -1,4 +1,4 @@
-"""A pipeline's settings: the body of the control API, checked (specs: Cloudflare 2.3.1).
+"""A pipeline's settings: the body of the control API, checked (Cloudflare's legacy pipelines API).
 
 Every bound is part of a type, so a violation is reported with its path and its limit by the decoder.
 """

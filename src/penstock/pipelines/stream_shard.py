@@ -253,7 +253,7 @@ class StreamShard(DurableObject[PipelineEnv]):
                 if not file.delivered:
                     await self._deliver(file)
                 await self._free(file)
-            except PenstockError as error:
+            except Exception as error:  # noqa: BLE001 - a bug of ours must not end deliveries either
                 self._note_failure(file, error)
                 return
 
@@ -344,7 +344,7 @@ class StreamShard(DurableObject[PipelineEnv]):
             self._note_backlog()
         self._sql.exec("DELETE FROM files WHERE ulid = ?1", file.ulid)
 
-    def _note_failure(self, file: SealedFile, error: PenstockError) -> None:
+    def _note_failure(self, file: SealedFile, error: Exception) -> None:
         """A file could not be delivered. It is tried for ever: no number of failures makes its records
         worthless, and meanwhile the budget of undelivered bytes stops what comes in."""
         self._failures += 1
@@ -357,7 +357,8 @@ class StreamShard(DurableObject[PipelineEnv]):
             key=file.key,
             failures=self._failures,
             retry_in_ms=wait_ms,
-            error=error.message,
+            error=str(error),
+            exc_info=not isinstance(error, PenstockError),
         )
 
     def _note_backlog(self) -> None:

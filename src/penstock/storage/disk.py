@@ -133,7 +133,7 @@ class OsDisk:
         self._durable_dirs: set[str] = set()
 
     def make_dirs(self, path: str) -> None:
-        if path == self._root or path in self._durable_dirs:
+        if path == self._root or (path in self._durable_dirs and os.path.isdir(path)):
             return
         parent = os.path.dirname(path)
         assert parent != path, f"{path} is outside of the disk's root, {self._root}"
