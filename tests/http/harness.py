@@ -41,7 +41,8 @@ Headers = dict[str, str]
 class RoomyDisk(OsDisk):
     """The real disk, which says to have `room` bytes free."""
 
-    def __init__(self) -> None:
+    def __init__(self, root: str) -> None:
+        super().__init__(root)
         self.room = 1 << 40
 
     def free_bytes(self, path: str) -> int:
@@ -126,7 +127,7 @@ class Face:
 
     def __init__(self, folder: Path, limits: Limits) -> None:
         self.folder = folder
-        self.disk = RoomyDisk()
+        self.disk = RoomyDisk(str(folder))
         self._limits = limits
         self._runner = asyncio.Runner()
         self.loop = self._runner.get_loop()
