@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from penstock.base.errors import Unavailable
 from penstock.base.limits import ALARM_RETRIES_MAX, OBJECT_IDLE_MS_MAX, SWEEP_INTERVAL_MS
 from penstock.objects import AlarmInfo, Context, DurableObject
 from penstock.objects.alarm_index import rehome
@@ -187,6 +188,25 @@ def test_alarms_that_became_due_while_the_process_was_away_fire_when_it_starts()
     sleepers(main)
 
 
+def test_a_runtime_that_stopped_fires_nothing_and_looks_at_nothing_any_more() -> None:
+    async def main(world: World) -> None:
+        sleeper = world.stub(Sleeper)
+        await sleeper.set(world.clock.now_ms() + 2_000)
+        stopping = start(world.host.runtime.stop())
+        await turns()
+        assert isinstance(await error_of(sleeper.get()), Unavailable)
+        await stopping
+        await world.elapse(10_000)
+        assert (world.env.fired, world.host.fatal) == ([], [])
+        assert world.host.runtime.alarms.pending is None
+        await world.host.kill()
+        await world.start()
+        await world.elapse(LATE_MS_MAX)
+        assert names(world) == ["a"]
+
+    sleepers(main)
+
+
 def test_more_alarms_than_may_run_at_once_all_fire() -> None:
     async def main(world: World) -> None:
         at_ms = world.clock.now_ms() + 1_000
@@ -314,6 +334,23 @@ def test_a_handler_can_set_the_next_alarm() -> None:
         assert {retries for _, _, retries in world.env.fired} == {0}
 
     sleepers(main, dream=again)
+
+
+def test_an_alarm_that_a_handler_set_and_undid_is_not_set() -> None:
+    async def set_and_undo(sleeper: Sleeper, _info: AlarmInfo) -> None:
+        sleeper.set_and_undo(sleeper.ctx.clock.now_ms() + 10_000)
+        sleeper.env.log.append(sleeper.get())
+
+    async def main(world: World) -> None:
+        sleeper = world.stub(Sleeper)
+        await sleeper.set(world.clock.now_ms())
+        await world.elapse(60_000)
+        assert len(world.env.fired) == 1
+        assert world.log[-1] is None
+        assert await sleeper.get() is None
+        assert world.host.runtime.alarms.pending == 0
+
+    sleepers(main, dream=set_and_undo)
 
 
 def test_an_alarm_set_by_a_handler_that_then_fails_replaces_the_retries() -> None:

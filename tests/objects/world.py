@@ -118,6 +118,7 @@ class Host:
         self.buckets: RecordingStore
         self._world = world
         self._mount = Mount(world.disk, f"objects-{next(_mounts)}", world.locks)
+        self._buried = False
         self.offload = SimOffload(world.loop, seeded_rng(slot))
         self._transport: SimTransport
         self._ready = world.loop.create_future()
@@ -173,7 +174,8 @@ class Host:
         self._transport.close()
         self._life.cancel()
         await self._life
-        if not self._mount.buried:
+        if not self._buried:
+            self._buried = True
             self._mount.bury()
 
     def spy_on_closes(self, closed: list[float]) -> None:

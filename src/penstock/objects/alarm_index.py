@@ -17,7 +17,7 @@ from typing import Any
 
 import structlog
 
-from penstock.base.errors import Fenced, PenstockError
+from penstock.base.errors import Fenced, PenstockError, Unavailable
 from penstock.base.limits import ALARMS_RUNNING_MAX
 from penstock.objects.committer import Committer
 from penstock.objects.identity import ObjectId
@@ -68,6 +68,7 @@ class AlarmIndex:
         #: Entries that are left alone for now, until this loop time (a wall clock may jump).
         self._not_before_ms: dict[ObjectId, int] = {}
         self._changed = asyncio.Event()
+        self._closed = False
 
     async def open(self) -> None:
         """Raises what `Database.open` raises."""
@@ -78,22 +79,30 @@ class AlarmIndex:
         await self._committer.wait_durable()
 
     async def close(self) -> None:
+        """Fire nothing more; whoever uses the index from now on gets `Unavailable`. What was not committed yet is
+        lost: entries that stay early do no harm."""
+        self._closed = True
+        if self._committer.broken is None:
+            self._committer.break_with(Unavailable("The index of alarms is closed.", retry_after_s=1))
+            await self._close_database()
+
+    async def _close_database(self) -> None:
         await self._committer.wait_shipped()
         await self._ports.offload.run("bulk", self._committer.database.close)
 
     def _on_broken(self, error: PenstockError) -> None:
         if isinstance(error, Fenced):
             self._on_fatal(error)
-        else:
+        elif not self._closed:
             log.warning("alarm_index_broken", error=error.message)
             self._tasks.create_task(self._open_again())
 
     async def _open_again(self) -> None:
         try:
-            await self.close()
+            await self._close_database()
         except PenstockError as error:
             log.warning("alarm_index_not_closed_cleanly", error=error.message)
-        while True:
+        while not self._closed:
             try:
                 await self.open()
             except Fenced as error:
@@ -138,8 +147,8 @@ class AlarmIndex:
         self._changed.set()
 
     async def run(self) -> None:
-        """Fire what is due, for ever."""
-        while True:
+        """Fire what is due, until it is closed."""
+        while not self._closed:
             self._changed.clear()
             try:
                 wait_ms = self._fire_due(self._ports.clock.now_ms())
