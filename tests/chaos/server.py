@@ -33,6 +33,9 @@ class ServerTree:
     def __init__(self, folder: Path, executors: int) -> None:
         self.data = folder / "data"
         self.log = folder / "server.log"
+        #: For the server's sockets, which a killed server leaves until the next start.
+        self._temporary = folder / "tmp"
+        self._temporary.mkdir()
         self.port = _free_port()
         self.executors_wanted = executors
         self._process: subprocess.Popen[bytes]
@@ -55,7 +58,7 @@ class ServerTree:
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [*command, "--executors", str(self.executors_wanted), "--log-format", "json"],
-                env={**os.environ, "PYTHONPATH": path},
+                env={**os.environ, "PYTHONPATH": path, "TMPDIR": str(self._temporary)},
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
