@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from penstock.base.errors import KINDS, Internal, Invalid, PenstockError, Unavailable
+from penstock.base.errors import KINDS, Internal, Invalid, PenstockError, TooLarge, Unavailable
 from penstock.objects import DurableObject, ObjectId, Stub
 from penstock.objects.remote import encode_request, result_of
 
@@ -178,6 +178,19 @@ def test_a_result_that_cannot_travel_is_an_error_and_harms_nobody_else(slot: int
         assert await echo.text("still here") == "still here"
 
     echoes(main, slot)
+
+
+def test_an_answer_over_the_limit_of_a_frame_is_an_error_of_that_call_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("penstock.objects.runtime.FRAME_BYTES_MAX", 1_000)
+
+    async def main(echo: Stub) -> None:
+        error = await error_of(echo.text("x" * 1_000))
+        assert isinstance(error, TooLarge) and "1000" in error.message
+        assert await echo.text("x" * 900) == "x" * 900
+
+    echoes(main, slot=1)
 
 
 @both_sides

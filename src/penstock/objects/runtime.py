@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 import structlog
 
-from penstock.base.errors import Fenced, Internal, Invalid, PenstockError, Unavailable
-from penstock.base.limits import OBJECT_IDLE_MS_MAX, SWEEP_INTERVAL_MS
+from penstock.base.errors import Fenced, Internal, Invalid, PenstockError, TooLarge, Unavailable
+from penstock.base.limits import FRAME_BYTES_MAX, OBJECT_IDLE_MS_MAX, SWEEP_INTERVAL_MS
 from penstock.objects import remote
 from penstock.objects.activation import Activation
 from penstock.objects.alarm_index import AlarmIndex
@@ -171,7 +171,10 @@ class Runtime:
             if self.owner(id) != self.slot:
                 raise Unavailable(f"{id} does not live on executor {self.slot}.", retry_after_s=1)
             result = await self.call_here(id, request.method, method.decode_args(request.args))
-            return remote.encode_result(result)
+            answer = remote.encode_result(result)
+            if len(answer) > FRAME_BYTES_MAX:
+                raise TooLarge(f"{id}.{request.method} gave {len(answer)} bytes; the limit is {FRAME_BYTES_MAX}.")
+            return answer
         except PenstockError as error:
             return remote.encode_error(error)
         except msgspec.MsgspecError as error:
