@@ -206,8 +206,8 @@ def numbered(*numbers: int) -> bytes:
 @dataclass
 class Load:
     """Clients that send numbered records, each number once, until they are refused a connection. A number is
-    `acked`, or `unknown` when its connection was lost before the answer or the answer was 503; `broken` is what no
-    client may see."""
+    `acked`, or `unknown` when its connection was lost before the end of the answer or the answer was 503. `broken` is
+    what no client may ever see, `half_answered` what only a kill -9 explains."""
 
     server: Server
     pipeline: str
@@ -215,6 +215,7 @@ class Load:
     clients: int = 6
     acked: set[int] = field(default_factory=set)
     unknown: set[int] = field(default_factory=set)
+    half_answered: set[int] = field(default_factory=set)
     broken: list[str] = field(default_factory=list)
 
     def __enter__(self) -> Load:
@@ -256,8 +257,9 @@ class Load:
                 self._note(number, ask(connection, "POST", self._path, numbered(number)))
                 number += self.clients
                 self._note(number, ask(connection, "POST", self._path, numbered(number)))
-            except http.client.IncompleteRead as error:
-                self.broken.append(f"{number}: half an answer, {error}")
+            except http.client.IncompleteRead:
+                self.half_answered.add(number)
+                self.unknown.add(number)
             except (OSError, http.client.HTTPException):
                 self.unknown.add(number)
             finally:
