@@ -205,9 +205,11 @@ def numbered(*numbers: int) -> bytes:
 
 @dataclass
 class Load:
-    """Clients that send numbered records, each number once, until they are refused a connection. A number is
-    `acked`, or `unknown` when its connection was lost before the end of the answer or the answer was 503. `broken` is
-    what no client may ever see, `half_answered` what only a kill -9 explains."""
+    """Clients that send numbered records, each number once, until they are refused a connection.
+
+    A number is `acked`, or `unknown` when its connection was lost before the end of the answer or the answer was 503.
+    `broken` is what no client may ever see, `half_answered` what only a kill -9 explains.
+    """
 
     server: Server
     pipeline: str
