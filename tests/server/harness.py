@@ -207,7 +207,7 @@ def numbered(*numbers: int) -> bytes:
 class Load:
     """Clients that send numbered records, each number once, until they are refused a connection.
 
-    A number is `acked`, or `unknown` when its connection was lost before the end of the answer or the answer was 503.
+    A number is `acked`, or `unknown` when its connection was lost before the end of the answer, or that was 503.
     `broken` is what no client may ever see, `half_answered` what only a kill -9 explains.
     """
 
