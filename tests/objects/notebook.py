@@ -25,6 +25,10 @@ class Notebook(DurableObject[SimpleNamespace]):
     def notes(self) -> list[int]:
         return [note for (note,) in self.sql.exec("SELECT note FROM notes ORDER BY id")]
 
+    def add_much(self) -> None:
+        """More than fits into SQLite's cache: on a full disk the statement fails, not just the commit."""
+        self.sql.exec("INSERT INTO notes (note) VALUES (zeroblob(8000000))")
+
     def ping(self) -> str:
         return "pong"
 

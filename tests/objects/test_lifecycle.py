@@ -351,7 +351,7 @@ def test_calls_keep_their_order_when_the_object_breaks_among_them() -> None:
         failing = start(notebook.add(-1))
         await turns()
         with world.full_disk():
-            second = start(notebook.add(-2))
+            second = start(notebook.add_much())
             with pytest.raises(PenstockError):
                 await second
         calls = await one_each_turn(notebook, 300)

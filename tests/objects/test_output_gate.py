@@ -233,7 +233,7 @@ def test_who_waits_for_a_commit_that_is_in_the_log_is_not_told_that_nothing_was_
         in_the_log = start(notebook.add(2))
         await turns()
         with world.full_disk():
-            assert isinstance(await error_of(notebook.add(3)), StorageFull)
+            assert isinstance(await error_of(notebook.add_much()), StorageFull)
         await turns()
         assert not in_the_log.done()
         world.relay.release()

@@ -10,7 +10,8 @@ import pytest
 from penstock.base.errors import Internal
 from penstock.objects import Context, DurableObject
 
-from .world import HOUR_MS, World, error_of, key_of, run, start
+from .notebook import Notebook
+from .world import HOUR_MS, World, error_of, key_of, run, start, turns
 
 
 class Ledger(DurableObject[SimpleNamespace]):
@@ -237,3 +238,21 @@ def test_a_wrong_statement_is_an_error_of_its_call_alone() -> None:
         assert world.host.runtime.statistics.broken == 0
 
     run(main, Ledger)
+
+
+def test_what_is_written_while_the_relay_has_a_commit_becomes_one_commit() -> None:
+    async def main(world: World) -> None:
+        notebook = world.stub(Notebook)
+        await notebook.add(0)
+        before = world.relay.count(key_of(notebook))
+        world.relay.hold()
+        calls = []
+        for note in range(1, 6):
+            calls.append(start(notebook.add(note)))
+            await turns()
+        assert world.relay.count(key_of(notebook)) - before == 1
+        world.relay.release()
+        assert await asyncio.gather(*calls) == [1, 2, 3, 4, 5]
+        assert world.relay.count(key_of(notebook)) - before == 2
+
+    run(main, Notebook)

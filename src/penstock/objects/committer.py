@@ -1,9 +1,10 @@
 """From a written row to a durable one: the commit turn.
 
 The first statement of a step opens a transaction and asks for a commit on the next turn of the loop. Whatever
-is written until then joins it, so one transaction serves all calls of a turn, and one fsync all transactions
-of a round. Nothing here waits: the commit goes into the page cache and to the relay, and the output gate opens
-when the relay says so.
+is written until then joins it, so one transaction serves all calls of a turn. While the relay has a commit of this
+object the turn waits, as the next commit would: so one transaction serves all calls of a round of the relay too,
+and pages that they all change are written to the log once. Nothing here blocks: the commit goes into the page cache
+and to the relay, and the output gate opens when the relay says so.
 """
 
 from __future__ import annotations
@@ -43,12 +44,14 @@ class Committer:
         self.database = database
         self.broken: PenstockError | None = None
         self._gate = OutputGate()
-        self._lane = relay.open_lane(key, self._gate.open_to)
+        self._lane = relay.open_lane(key, self._on_durable)
         self._tasks = tasks
         self._before_commit = before_commit
         self._on_commit = on_commit
         self._on_broken = on_broken
         self._commit_due = False
+        #: The commit turn came while the relay had a commit of ours: it comes again when that is durable.
+        self._commit_waits = False
 
     def execute(self, sql: str, parameters: tuple[SqlValue, ...] = ()) -> apsw.Cursor:
         """Run a statement in the current transaction, opening one where there is none."""
@@ -116,6 +119,9 @@ class Committer:
     def _commit_turn(self) -> None:
         if self.broken is not None:
             return
+        if self._gate.durable < self.database.position and self.database.has_uncommitted_writes:
+            self._commit_waits = True
+            return
         first = self._before_commit()
         if first is None:
             self._commit()
@@ -149,6 +155,12 @@ class Committer:
         else:
             self._lane.ship(commit)
         self._on_commit(commit)
+
+    def _on_durable(self, position: int) -> None:
+        self._gate.open_to(position)
+        if self._commit_waits and position == self.database.position:
+            self._commit_waits = False
+            self._commit_turn()
 
     def break_with(self, error: PenstockError) -> None:
         """Stop: nothing more is committed, and whoever waits for that or writes from now on gets `error`."""
