@@ -26,6 +26,7 @@ from penstock.base.clock import SystemClock
 from penstock.base.errors import PenstockError
 from penstock.base.rng import system_rng
 from penstock.http.auth import Account
+from penstock.server.connection import Connection
 from penstock.server.listen import Port
 from penstock.server.node import Node
 from penstock.server.settings import ServeSettings
@@ -122,7 +123,7 @@ async def _live(place: ExecutorPlace, tasks: asyncio.TaskGroup) -> Node:
     await transport.serve(node.answer)
     config = uvicorn.Config(
         node.app,
-        http="httptools",
+        http=Connection,
         ws="none",
         lifespan="off",
         log_config=None,
