@@ -10,6 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from penstock.base.errors import Invalid
+from penstock.pipelines.records import parse_batch
+
 from .harness import Face
 
 BIG = b"9" * 5_000
@@ -155,3 +158,15 @@ def test_g3_whatever_comes_is_taken_as_another_reader_would_take_it(face: Face) 
     lines = face.drain()
     assert [read(line) for line in lines] == taken
     assert len(taken) > 20, "too few bodies were JSON to show anything"
+
+
+def test_no_depth_of_nesting_is_a_fault_of_the_server() -> None:
+    """Splitting and putting a record on one line have limits of their own; neither may show."""
+    for depth in range(900, 1100):
+        body = b'[{"a":\n' + b"[" * depth + b"]" * depth + b"}]"
+        try:
+            batch = parse_batch(body)
+        except Invalid as error:
+            assert error.message == "The body is nested too deeply."
+        else:
+            assert batch.ndjson.count(b"\n") == 1

@@ -176,6 +176,7 @@ def test_an_unknown_route_gets_404_with_code_7003(face: Face, path: str) -> None
 
 def test_a_method_that_a_route_does_not_take_gets_405(face: Face) -> None:
     assert face.control("PATCH", CLICKS).control_error == (405, 7003, f"{CLICKS} does not take PATCH.")
+    assert face.control("PATCH", CLICKS).headers["allow"] == "DELETE, GET, HEAD, PUT"
     assert face.control("POST", "/livez").control_error[:2] == (405, 7003)
 
 

@@ -81,10 +81,9 @@ def test_B3_a_start_on_a_disk_that_still_refuses_serves_nobody_and_ends(serve: S
     first.stop()
     disk.break_()
     second = serve(executors=1, env=disk.env)
-    assert second.exit_code() != 0
+    assert second.exit_code() == 74
     assert not second.lines("ready")
-    failures = second.lines("executor_failed", level="critical")
-    assert failures and all("Input/output error" in line["exception"] for line in failures)
+    assert "Input/output error" in second.lines("fenced", level="critical")[0]["error"]
     assert second.stray == []
     disk.repair()
     assert_exactly_once(serve(executors=1, env=disk.env).drain({1, 2, 3}), {1, 2, 3})

@@ -94,6 +94,7 @@ def test_a_directory_in_use_and_a_port_in_use_are_refused_and_nothing_is_disturb
     [
         ('{"format_version":2}', "was written in format 2; this penstock reads format 1"),
         ('{"format_version":1}', "is damaged"),
+        ('{"account_id":"a"}', "is damaged: it has no format_version"),
         ("", "is damaged"),
         ("[]", "is damaged"),
     ],
@@ -108,3 +109,16 @@ def test_h3_a_directory_that_is_not_understood_is_refused_and_left_alone(
         data_dir.open_instance("http://127.0.0.1:1", 2)
     assert file.read_text() == content
     assert not (tmp_path / "credentials.toml").exists()
+
+
+def test_a_new_directory_is_for_nobody_else(tmp_path: Path) -> None:
+    data_dir = DataDir(tmp_path / "a" / "data")
+    with closing(data_dir._lock):
+        assert (tmp_path / "a" / "data").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_path_that_cannot_be_a_directory_is_said_so(serve: Serve, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    server = serve(data=tmp_path / "file")
+    assert server.exit_code() == 1
+    assert "file" in server.lines("cannot_start")[0]["error"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,3 +80,20 @@ def test_B2_a_full_disk_is_refused_with_507_until_there_is_room_without_a_restar
     assert len(server.lines("executor_ready")) == 1  # nobody was restarted
     server.control("DELETE", "/waiting")
     assert_exactly_once(server.drain(acked, "fresh"), acked)
+
+
+def test_B2_a_start_on_a_full_disk_waits_for_room(serve: Serve, small_disk: Path) -> None:
+    server = serve("--disk-reserve-bytes", "0", data=small_disk / "data", executors=1)
+    pipeline = server.create("waiting", shards=1)
+    acked = send_until(server, pipeline, 200, iter([1]))
+    server.signal(signal.SIGKILL)
+    server.exit_code()
+    ballast = fill(small_disk)
+    # On another port it would have to note where, and there is no room for that.
+    again = serve("--disk-reserve-bytes", "0", "--port", str(server.port), data=small_disk / "data", executors=1)
+    # More often than a start that fails for another reason is tried.
+    again.wait(lambda: len(again.lines("executor_ended", exit_code=75)) > 6)
+    assert "The disk is full" in again.lines("executor_not_started")[0]["error"]
+    ballast.unlink()
+    again.wait_for("ready")
+    assert_exactly_once(again.drain(acked, "waiting"), acked)

@@ -1,4 +1,4 @@
-from penstock.server.supervision import EXIT_DISK, EXIT_START, Health, Restart, Stop, on_executor_end
+from penstock.server.supervision import EXIT_DISK, EXIT_NOT_NOW, EXIT_START, Health, Restart, Stop, on_executor_end
 
 
 def test_an_executor_that_ran_well_is_started_again_at_once() -> None:
@@ -27,6 +27,16 @@ def test_executors_that_never_start_are_given_up() -> None:
     assert ends == 5
     assert isinstance(decision, Stop)
     assert decision.exit_code == EXIT_START
+
+
+def test_a_start_that_may_succeed_later_is_tried_for_ever() -> None:
+    health, waits = Health(0), []
+    for _ in range(100):
+        health, decision = on_executor_end(health, EXIT_NOT_NOW, 10)
+        assert isinstance(decision, Restart)
+        waits.append(decision.after_ms)
+    assert waits == sorted(waits)
+    assert waits[-1] == 5_000
 
 
 def test_a_disk_that_does_not_sync_stops_the_server() -> None:

@@ -16,13 +16,14 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
+from starlette.types import Scope
 
 from penstock.base.clock import Clock
 from penstock.base.errors import Internal, Invalid, PenstockError, TooLarge
 from penstock.base.limits import Limits
 from penstock.http.auth import Authenticator
-from penstock.http.errors import headers_of, status_of
+from penstock.http.errors import headers_of, public, status_of
 from penstock.http.request_id import RequestIds
 
 log = structlog.get_logger("penstock.http")
@@ -88,12 +89,10 @@ class Control:
         self._authenticator = authenticator
         self._clock = clock
         self._ids = ids
-        self.app = Starlette(
-            routes=[
-                Route(endpoint.path, self._framed(endpoint), methods=[endpoint.method]) for endpoint in endpoints
-            ],
-            exception_handlers={HTTPException: self._no_route},
-        )
+        self._routes = [
+            Route(endpoint.path, self._framed(endpoint), methods=[endpoint.method]) for endpoint in endpoints
+        ]
+        self.app = Starlette(routes=self._routes, exception_handlers={HTTPException: self._no_route})
         # A path with a slash too many is a wrong path, not a redirect to a right one.
         self.app.router.redirect_slashes = False
 
@@ -125,17 +124,21 @@ class Control:
             return await endpoint.handler(request)
         except PenstockError as error:
             log.info("request_refused", reason=error.kind, error=error.message, request_id=request_id)
-            return error_envelope(error)
-        except Exception:
+            return error_envelope(public(error))
+        except Exception as error:
             log.exception("request_failed", path=request.url.path, request_id=request_id)
-            return error_envelope(
-                Internal("Something went wrong; the server's log has the details under this request id.")
-            )
+            return error_envelope(public(Internal(repr(error))))
+
+    def _methods_of(self, scope: Scope) -> list[str]:
+        """What the path of a request may be asked with. (Starlette itself names the methods of one route only.)"""
+        matching = [route for route in self._routes if route.matches(scope)[0] is not Match.NONE]
+        return sorted({method for route in matching for method in route.methods or ()})
 
     async def _no_route(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         if error.status_code == 405:
             problem = f"{request.url.path[:200]} does not take {request.method}."
+            error.headers = {"allow": ", ".join(self._methods_of(request.scope))}
         else:
             problem = f"There is no route {request.url.path[:200]}."
         response = error_envelope(PenstockError(problem, code=CODE_NO_ROUTE), error.status_code)

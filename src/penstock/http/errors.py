@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from penstock.base.errors import PenstockError
+from penstock.base.errors import Internal, PenstockError
 
 STATUS = {
     "invalid": 400,
@@ -18,6 +18,13 @@ STATUS = {
     "fenced": 503,
     "storage_full": 507,
 }
+
+
+def public(error: PenstockError) -> PenstockError:
+    """What a client is told. The text of a bug is for the log: it may hold anything."""
+    if isinstance(error, Internal):
+        return Internal("Something went wrong; the server's log has the details under this request id.")
+    return error
 
 
 def status_of(error: PenstockError) -> int:

@@ -26,7 +26,7 @@ from penstock.base.errors import (
 )
 from penstock.base.limits import Limits
 from penstock.http.auth import Authenticator
-from penstock.http.errors import headers_of, status_of
+from penstock.http.errors import headers_of, public, status_of
 from penstock.http.request_id import RequestIds
 from penstock.pipelines.broker import Broker, Route
 from penstock.pipelines.records import CODE_NOT_JSON, Batch, parse_batch
@@ -77,13 +77,13 @@ class Ingest:
             return
         except PenstockError as error:
             self._refused(error.kind, pipeline, request_id, error.message)
-            await _send_error(send, error, request_id)
+            await _send_error(send, public(error), request_id)
             return
-        except Exception:
+        except Exception as error:
             log.exception("ingest_failed", pipeline=pipeline[:64], request_id=request_id.decode())
-            bug = Internal("Something went wrong; the server's log has the details under this request id.")
+            bug = Internal(repr(error))
             self._refused(bug.kind, pipeline, request_id, bug.message)
-            await _send_error(send, bug, request_id)
+            await _send_error(send, public(bug), request_id)
             return
         body = b'{"success":true,"result":{"committed":%d}}' % records
         await _send(send, 200, body, [(b"x-request-id", request_id)])

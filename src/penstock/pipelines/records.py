@@ -36,7 +36,10 @@ def parse_batch(body: bytes | bytearray) -> Batch:
     if not raws:
         raise Invalid("The array is empty: send at least one record.", code=CODE_NOT_RECORDS)
     if b"\n" in body or b"\r" in body:
-        raws = [_on_one_line(raw) for raw in raws]
+        try:
+            raws = [_on_one_line(raw) for raw in raws]
+        except RecursionError as error:
+            raise _too_deep() from error
     ndjson = b"\n".join([*raws, b""])
     # A compact record holds no newline (JSON escapes them in strings), so each line starts a record, and a record
     # is an object if its line starts with a brace. One search in C, instead of a look at each record in Python.
@@ -56,7 +59,7 @@ def _split(body: bytes | bytearray) -> list[msgspec.Raw]:
             code=CODE_NOT_JSON,
         ) from error
     except RecursionError as error:
-        raise Invalid("The body is nested too deeply.", code=CODE_NOT_JSON) from error
+        raise _too_deep() from error
     except msgspec.ValidationError as error:
         raise Invalid(
             f"The body must be a JSON array of objects ({_reason(error)}).", code=CODE_NOT_RECORDS
@@ -65,6 +68,10 @@ def _split(body: bytes | bytearray) -> list[msgspec.Raw]:
         raise Invalid(
             f"The body is not JSON ({_reason(error)}). Send a JSON array of objects.", code=CODE_NOT_JSON
         ) from error
+
+
+def _too_deep() -> Invalid:
+    return Invalid("The body is nested too deeply.", code=CODE_NOT_JSON)
 
 
 def _reason(error: Exception) -> str:

@@ -17,20 +17,21 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NoReturn
 
 import structlog
 import uvicorn
 import uvloop
 
 from penstock.base.clock import SystemClock
-from penstock.base.errors import PenstockError
+from penstock.base.errors import Fenced, PenstockError, StorageFull, Unavailable
 from penstock.base.rng import system_rng
 from penstock.http.auth import Account
 from penstock.server.connection import Connection
 from penstock.server.listen import Port
 from penstock.server.node import Node
 from penstock.server.settings import ServeSettings
-from penstock.server.supervision import EXIT_DISK
+from penstock.server.supervision import EXIT_DISK, EXIT_NOT_NOW, EXIT_START
 from penstock.storage.disk import OsDisk
 from penstock.storage.object_store import FolderStore
 from penstock.storage.offload import Threads
@@ -119,7 +120,10 @@ class _Ended(Exception):
 async def _live(place: ExecutorPlace, tasks: asyncio.TaskGroup) -> Node:
     """Start, serve until SIGTERM, drain. What is left to do then is to stop the node."""
     node, transport = _build(place, tasks)
-    await node.start()
+    try:
+        await node.start()
+    except PenstockError as error:
+        _not_started(error)
     await transport.serve(node.answer)
     config = uvicorn.Config(
         node.app,
@@ -181,7 +185,15 @@ def _build(place: ExecutorPlace, tasks: asyncio.TaskGroup) -> tuple[Node, UnixTr
     return node, transport
 
 
-def _fatal(error: PenstockError) -> None:
+def _not_started(error: PenstockError) -> NoReturn:
+    if isinstance(error, Fenced):
+        _fatal(error)
+    log.error("executor_not_started", error=error.message)
+    sys.stderr.flush()
+    os._exit(EXIT_NOT_NOW if isinstance(error, (StorageFull, Unavailable)) else EXIT_START)
+
+
+def _fatal(error: PenstockError) -> NoReturn:
     """Nothing can be made durable any more: not one more answer may leave."""
     log.critical("fenced", error=error.message)
     sys.stderr.flush()

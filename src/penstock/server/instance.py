@@ -47,8 +47,15 @@ class DataDir:
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
-        self.path.mkdir(parents=True, exist_ok=True)
+        self._make_folder()
         self._lock: IO[bytes] = self._take_lock()
+
+    def _make_folder(self) -> None:
+        """For nobody else: the records of all pipelines will be in there."""
+        if not self.path.is_dir():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(mode=0o700)
+            _sync_folder(self.path.parent)
 
     def _take_lock(self) -> IO[bytes]:
         lock = open(self.path / "lock", "ab")  # noqa: SIM115 - held until the process ends
@@ -90,6 +97,8 @@ class DataDir:
     def _read(self, file: Path) -> Instance:
         try:
             version = msgspec.json.decode(file.read_bytes(), type=dict[str, object]).get("format_version")
+            if not isinstance(version, int):
+                raise Invalid(f"{file} is damaged: it has no format_version. Restore it from a backup.")
             if version != FORMAT_VERSION:
                 raise Invalid(
                     f"{self.path} was written in format {version}; this penstock reads format {FORMAT_VERSION}. "
@@ -129,7 +138,11 @@ def _write_durably(path: Path, content: bytes, mode: int) -> None:
         file.flush()
         os.fsync(file.fileno())
     unfinished.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:

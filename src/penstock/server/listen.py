@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import socket
 import sys
+import time
 
 from penstock.base.errors import Conflict, Invalid
 
 _BACKLOG = 2048
+#: How long a start waits for the port: executors of a server that was killed let go of it within milliseconds.
+_RELEASE_WAIT_S = 1.0
 REUSE_PORT = sys.platform == "linux"
 
 
@@ -27,11 +30,22 @@ class Port:
         address = found[0][4]
         self._address: tuple[object, ...] = address
         # SO_REUSEPORT would let us share the port with a stranger who set it too: look without it first.
-        self._bind(reuse_port=False).close()
+        self._find_free()
         self._held = self._bind(reuse_port=REUSE_PORT)
         self._address = self._held.getsockname()
         if not REUSE_PORT:
             self._held.listen(_BACKLOG)
+
+    def _find_free(self) -> None:
+        deadline = time.monotonic() + _RELEASE_WAIT_S
+        while True:
+            try:
+                self._bind(reuse_port=False).close()
+                return
+            except Conflict:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
 
     def _bind(self, *, reuse_port: bool) -> socket.socket:
         held = socket.socket(self._family, socket.SOCK_STREAM)

@@ -7,6 +7,9 @@ from dataclasses import dataclass, replace
 #: An executor exits with this when a disk refused to make data durable (sysexits.h: EX_IOERR). Starting it again
 #: would trust that disk again, so the whole server stops and a person looks.
 EXIT_DISK = 74
+#: An executor could not start, but may some time later, without anybody's help: the disk was full (sysexits.h:
+#: EX_TEMPFAIL). It is started again for ever.
+EXIT_NOT_NOW = 75
 #: A start that fails again and again (sysexits.h: EX_SOFTWARE).
 EXIT_START = 70
 
@@ -46,8 +49,8 @@ def on_executor_end(health: Health, exit_code: int, now_ms: int) -> tuple[Health
     if now_ms - health.started_ms >= _SETTLED_MS:
         return replace(health, failures=0), Restart(0)
     failures = health.failures + 1
-    if not health.was_ready and failures >= _FIRST_FAILURES_MAX:
+    if exit_code != EXIT_NOT_NOW and not health.was_ready and failures >= _FIRST_FAILURES_MAX:
         return health, Stop(EXIT_START, "the executors do not start; the log above says why")
-    after_ms = min(_BACKOFF_MS << failures - 1, _BACKOFF_MS_MAX)
+    after_ms = min(_BACKOFF_MS << min(failures - 1, 16), _BACKOFF_MS_MAX)
     # A single quick end, of a process that had become ready, is started again at once as well.
     return replace(health, failures=failures), Restart(0 if health.was_ready and failures == 1 else after_ms)

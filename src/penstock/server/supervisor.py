@@ -53,8 +53,8 @@ def serve(settings: ServeSettings) -> int:
         if executors_before != settings.executors:
             rehome(OsDisk(str(data_dir.path)), f"{data_dir.path}/alarms", settings.executors)
             data_dir.save(instance)
-    except PenstockError as error:
-        log.error("cannot_start", error=error.message)
+    except (PenstockError, OSError) as error:
+        log.error("cannot_start", error=str(error))
         return 1
     with _sockets_folder(data_dir.path) as sockets_folder:
         supervisor = Supervisor(settings, instance.account, port, sockets_folder, SystemClock())
