@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from bench.ingest import Run
+from bench.run import Run
 
 FSYNCED = """\
 Every 200 counted here was sent after `fdatasync` of the write-ahead log that holds its records had returned, in

@@ -25,6 +25,7 @@ from penstock.server.node import Node
 from penstock.storage.object_store import FolderStore
 from penstock.storage.ports import Ports
 from penstock.storage.relay import LocalRelay
+from penstock.testing.sim.client import Answer, ask
 from penstock.testing.sim.clock import SimClock
 from penstock.testing.sim.crash import Crashed
 from penstock.testing.sim.disk import SimDisk
@@ -51,16 +52,6 @@ _END_MS_MAX = 120_000
 
 class ConnectionLost(Exception):
     """No executor listens, or it died before it answered: whether the request was carried out is unknown."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    def json(self) -> Any:
-        return json.decode(self.body)
 
 
 @dataclass(slots=True)
@@ -248,7 +239,7 @@ class SimMachine:
         self, slot: int, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None
     ) -> Answer:
         """An HTTP request to an executor. Raises `ConnectionLost`."""
-        return await self.run(slot, lambda node: _ask(node, method, path, body, headers or {}))
+        return await self.run(slot, lambda node: ask(node.app, method, path, body, headers or {}))
 
     async def control(self, slot: int, method: str, path: str, body: Any = None) -> Answer:
         """A request to the account's part of the control API, with its token."""
@@ -371,43 +362,3 @@ def _is_failed_start(error: BaseException) -> bool:
     if isinstance(error, BaseExceptionGroup):
         return all(_is_failed_start(inner) for inner in error.exceptions)
     return isinstance(error, PenstockError)
-
-
-async def _ask(node: Node, method: str, path: str, body: bytes, headers: dict[str, str]) -> Answer:
-    """One request through the ASGI application."""
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0"},
-        "http_version": "1.1",
-        "method": method,
-        "scheme": "http",
-        "path": path.partition("?")[0],
-        "raw_path": path.partition("?")[0].encode(),
-        "query_string": path.partition("?")[2].encode(),
-        "root_path": "",
-        "headers": [
-            (b"host", b"sim"),
-            (b"content-length", b"%d" % len(body)),
-            *((name.encode(), value.encode()) for name, value in headers.items()),
-        ],
-        "client": ("127.0.0.1", 1),
-        "server": ("127.0.0.1", 8787),
-    }
-    pieces = [{"type": "http.request", "body": body, "more_body": False}]
-    status = 0
-    answer_headers: dict[str, str] = {}
-    answer = bytearray()
-
-    async def receive() -> dict[str, Any]:
-        return pieces.pop(0) if pieces else {"type": "http.disconnect"}
-
-    async def send(message: Any) -> None:
-        nonlocal status
-        if message["type"] == "http.response.start":
-            status = message["status"]
-            answer_headers.update((name.decode(), value.decode()) for name, value in message["headers"])
-        else:
-            answer.extend(message.get("body", b""))
-
-    await node.app(scope, receive, send)
-    return Answer(status, answer_headers, bytes(answer))
