@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from penstock.base.errors import Internal, PenstockError
+from penstock.base.errors import Corrupt, Internal, PenstockError
 
 STATUS = {
     "invalid": 400,
@@ -21,8 +21,8 @@ STATUS = {
 
 
 def public(error: PenstockError) -> PenstockError:
-    """What a client is told. The text of a bug is for the log: it may hold anything."""
-    if isinstance(error, Internal):
+    """What a client is told. The text of a bug or of damage is for the log: it may hold anything."""
+    if isinstance(error, (Internal, Corrupt)):
         return Internal("Something went wrong; the server's log has the details under this request id.")
     return error
 

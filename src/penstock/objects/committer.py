@@ -25,9 +25,9 @@ class Committer:
 
     `before_commit` may give something to await before a transaction commits (more may be written meanwhile, and
     joins it; it is asked again until it gives None). `on_commit` is told of the end of each transaction, with None
-    if it changed nothing. `on_broken` is told,
-    once, that nothing more can be written: a transaction failed, so what is in memory is no longer what is on
-    the disk, and whoever waits at the gate for that transaction gets the error.
+    if it changed nothing. `on_broken` is told, once, that nothing more can be written: a transaction failed, so
+    what is in memory is no longer what is on the disk, and whoever waits at the gate for that transaction gets the
+    error.
     """
 
     def __init__(

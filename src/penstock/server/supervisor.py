@@ -22,7 +22,7 @@ from pathlib import Path
 import structlog
 
 from penstock.base.clock import Clock, SystemClock
-from penstock.base.errors import PenstockError
+from penstock.base.errors import Fenced, PenstockError
 from penstock.base.limits import EXECUTORS_MAX
 from penstock.http.auth import Account
 from penstock.objects.alarm_index import rehome
@@ -31,7 +31,7 @@ from penstock.server.instance import DataDir
 from penstock.server.listen import Port
 from penstock.server.logs import configure_logs
 from penstock.server.settings import ServeSettings
-from penstock.server.supervision import EXIT_START, Health, Stop, on_executor_end
+from penstock.server.supervision import EXIT_DISK, EXIT_START, Health, Stop, on_executor_end
 from penstock.storage.disk import OsDisk
 
 log = structlog.get_logger("penstock.server")
@@ -55,7 +55,7 @@ def serve(settings: ServeSettings) -> int:
             data_dir.save(instance)
     except (PenstockError, OSError) as error:
         log.error("cannot_start", error=str(error))
-        return 1
+        return EXIT_DISK if isinstance(error, Fenced) else 1
     with _sockets_folder(data_dir.path) as sockets_folder:
         supervisor = Supervisor(settings, instance.account, port, sockets_folder, SystemClock())
         return supervisor.run()

@@ -140,7 +140,13 @@ class OsDisk:
         self.make_dirs(parent)
         with contextlib.suppress(FileExistsError):
             os.mkdir(path)
-        self.sync_dir(parent)
+        try:
+            self.sync_dir(parent)
+        except OSError:
+            # The next sync may succeed without having done anything; a folder made anew is news to it.
+            with contextlib.suppress(OSError):
+                os.rmdir(path)
+            raise
         if len(self._durable_dirs) >= _DURABLE_DIRS_MAX:
             self._durable_dirs.clear()
         self._durable_dirs.add(path)

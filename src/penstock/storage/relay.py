@@ -72,7 +72,7 @@ class Relay(Protocol):
 
 @dataclass(slots=True)
 class RelayStatistics:
-    """Counters since start. `commits / syncs` is how well group commit works."""
+    """Counters since start. How well group commit works shows as requests per sync."""
 
     commits: int = 0
     bytes: int = 0
