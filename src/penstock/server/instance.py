@@ -47,8 +47,12 @@ class DataDir:
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
-        self._make_folder()
-        self._lock: IO[bytes] = self._take_lock()
+        try:
+            self._make_folder()
+            self._lock: IO[bytes] = self._take_lock()
+        except OSError as error:
+            reason = "Not a directory" if isinstance(error, FileExistsError) else error.strerror
+            raise Invalid(f"--data-dir {path} cannot be used ({reason}).") from error
 
     def _make_folder(self) -> None:
         """For nobody else: the records of all pipelines will be in there."""
@@ -110,7 +114,7 @@ class DataDir:
 
     def _write_credentials(self, url: str, account_id: str, token: str) -> None:
         text = (
-            "# Made by the first start of this server. The token opens everything; keep it secret.\n"
+            "# Made by the first start of this server. Keep it secret: it opens everything.\n"
             f'url = "{url}"\naccount_id = "{account_id}"\ntoken = "{token}"\n'
         )
         _write_durably(self.path / "credentials.toml", text.encode(), 0o600)
