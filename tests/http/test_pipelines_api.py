@@ -113,20 +113,38 @@ def test_a_name_that_cannot_be_one_is_refused_with_the_rule(face: Face, method: 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"batch": {"max_bytes": 0}}, ["$.destination.batch.max_bytes", ">= 1"]),
-        ({"batch": {"max_bytes": 100_000_001}}, ["$.destination.batch.max_bytes", "<= 100000000"]),
-        ({"batch": {"max_duration_s": 0.2}}, ["$.destination.batch.max_duration_s", ">= 0.25"]),
-        ({"batch": {"max_duration_s": 301}}, ["$.destination.batch.max_duration_s", "<= 300"]),
-        ({"batch": {"max_rows": 10_000_001}}, ["$.destination.batch.max_rows", "<= 10000000"]),
-        ({"batch": {"max_rows": "many"}}, ["$.destination.batch.max_rows", "int"]),
-        ({"metadata": {"shards": 16}}, ["$.metadata.shards", "<= 15"]),
+        (
+            {"batch": {"max_bytes": 0}},
+            ["destination.batch.max_bytes must be a whole number from 1 to 100,000,000."],
+        ),
+        (
+            {"batch": {"max_bytes": 100_000_001}},
+            ["destination.batch.max_bytes must be a whole number from 1 to 100,000,000."],
+        ),
+        (
+            {"batch": {"max_duration_s": 0.2}},
+            ["destination.batch.max_duration_s must be a number from 0.25 to 300."],
+        ),
+        (
+            {"batch": {"max_duration_s": 301}},
+            ["destination.batch.max_duration_s must be a number from 0.25 to 300."],
+        ),
+        (
+            {"batch": {"max_rows": 10_000_001}},
+            ["destination.batch.max_rows must be a whole number from 1 to 10,000,000."],
+        ),
+        (
+            {"batch": {"max_rows": "many"}},
+            ["destination.batch.max_rows must be a whole number from 1 to 10,000,000."],
+        ),
+        ({"metadata": {"shards": 16}}, ["metadata.shards must be a whole number from 1 to 15, or null."]),
         ({"compression": {"type": "deflate"}}, ["destination.compression.type", "'gzip' or 'none'"]),
         ({"path": {"bucket": "A"}}, ["destination.path.bucket", "3 to 63 characters"]),
         ({"path": {"bucket": BUCKET, "prefix": "../x"}}, ["destination.path.prefix", "512"]),
         ({"path": {"bucket": BUCKET, "prefix": "\ud800"}}, []),
-        ({"path": {}}, ["$.destination.path", "bucket"]),
-        ({"type": "s3"}, ["$.destination.type", "s3"]),
-        ({"surprise": 1}, ["$.destination", "surprise"]),
+        ({"path": {}}, ["destination.path.bucket is required."]),
+        ({"type": "s3"}, ["destination.type must be 'r2'."]),
+        ({"surprise": 1}, ["destination.surprise is not known; destination may have type, format, path"]),
         ({"source": []}, ["source", "each once"]),
         ({"transforms": [{}]}, ["transforms"]),
     ],

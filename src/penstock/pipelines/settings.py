@@ -1,6 +1,6 @@
 """A pipeline's settings: the body of the control API, checked (Cloudflare's legacy pipelines API).
 
-Every bound is part of a type, so a violation is reported with its path and its limit by the decoder.
+Every bound is part of a type, so the decoder finds a violation, and says where; what may stand there is said by us.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ CODE_INVALID_NAME = 2
 CODE_INVALID_SETTINGS = 1012
 
 _NAME = re.compile(r"[a-zA-Z0-9-]{1,128}")
+_NAME_RULE = f"must be 1 to {limits.PIPELINE_NAME_LENGTH_MAX} characters of a-z, A-Z, 0-9 and '-'"
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 _PREFIX_PART = re.compile(r"[^/\x00-\x1f\x7f\\]+")
 
@@ -131,15 +132,62 @@ class PipelineDescription(Struct, frozen=True):
 _decoder = msgspec.json.Decoder(PipelineBody)
 
 
+def _from_to(low: float, high: float) -> str:
+    return f"from {low:,g} to {high:,.0f}"
+
+
+#: What each field must be, in the words of an error. Places in a list are left out: `source.type`.
+_MUST_BE = {
+    "": "The pipeline's settings must be a JSON object.",
+    "name": _NAME_RULE,
+    "source": "must be a list of 'http', 'binding' or both, each an object with a type",
+    "source.type": "must be 'http' or 'binding'",
+    "source.format": "must be 'json'",
+    "source.authentication": "must be true or false",
+    "source.cors": "must be an object or null",
+    "source.cors.origins": "must be an empty list",
+    "transforms": "must be an empty list",
+    "metadata": "must be an object",
+    "metadata.shards": f"must be a whole number {_from_to(1, limits.SHARDS_MAX)}, or null",
+    "destination": "must be an object",
+    "destination.type": "must be 'r2'",
+    "destination.format": "must be 'json'",
+    "destination.path": "must be an object with a bucket",
+    "destination.path.bucket": "must be text",
+    "destination.path.prefix": "must be text",
+    "destination.path.filename": "must be left out or null",
+    "destination.path.filepath": "must be left out or null",
+    "destination.batch": "must be an object",
+    "destination.batch.max_bytes": f"must be a whole number {_from_to(*limits.BATCH_BYTES_MAX_RANGE)}",
+    "destination.batch.max_duration_s": f"must be a number {_from_to(*limits.BATCH_SECONDS_MAX_RANGE)}",
+    "destination.batch.max_rows": f"must be a whole number {_from_to(*limits.BATCH_RECORDS_MAX_RANGE)}",
+    "destination.compression": "must be an object",
+    "destination.compression.type": "must be 'gzip' or 'none'",
+}
+#: What an object may have in it.
+_MAY_HAVE = {
+    "": "a pipeline may have name, source, transforms, metadata and destination",
+    "source": "'http' may have type, format, authentication and cors, 'binding' type and format",
+    "source.cors": "source.cors may have origins",
+    "metadata": "metadata may have shards",
+    "destination": "destination may have type, format, path, batch, compression and credentials",
+    "destination.path": "destination.path may have bucket and prefix",
+    "destination.batch": "destination.batch may have max_bytes, max_duration_s and max_rows",
+    "destination.compression": "destination.compression may have type",
+}
+#: "Expected `int` <= 15 - at `$.metadata.shards`"; without a place it is the whole body.
+_DECODERS_WORDS = re.compile(r"(?P<problem>.*?)(?: - at `\$\.?(?P<place>[^`]*)`)?", re.DOTALL)
+_FIELD_PROBLEM = re.compile(r"Object (?P<kind>missing required|contains unknown) field `(?P<field>.*)`", re.DOTALL)
+
+
 def parse_settings(body: bytes) -> PipelineSettings:
     """Settings from a request's body. Raises `Invalid`, naming the field and the limit."""
     try:
         asked = _decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise _in_prose(str(error)) from error
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        # ValidationError, a DecodeError, says where: "Expected `int` <= 15 - at `$.metadata.shards`".
-        raise Invalid(
-            f"The pipeline's settings are not valid: {str(error).replace('`', '')}.", code=CODE_INVALID_SETTINGS
-        ) from error
+        raise Invalid(f"The body is not JSON ({_not_json(error)}).", code=CODE_INVALID_SETTINGS) from error
     path, compression = asked.destination.path, asked.destination.compression.type
     check_name(asked.name)
     if compression == "deflate":
@@ -173,7 +221,7 @@ def check_name(name: str) -> None:
     """Raises `Invalid` unless `name` can be a pipeline's."""
     if not _NAME.fullmatch(name):
         raise Invalid(
-            f"name must be 1 to {limits.PIPELINE_NAME_LENGTH_MAX} characters of a-z, A-Z, 0-9 and '-'.",
+            f"name {_NAME_RULE}.",
             code=CODE_INVALID_NAME,
         )
 
@@ -198,3 +246,29 @@ def _checked_prefix(prefix: str) -> str:
 
 def _invalid(field: str, problem: str) -> Invalid:
     return Invalid(f"{field} {problem}.", code=CODE_INVALID_SETTINGS)
+
+
+def _in_prose(text: str) -> Invalid:
+    """The decoder's error, naming the field and what it may be."""
+    words = _DECODERS_WORDS.fullmatch(text)
+    assert words is not None
+    # A list's element is `source[0]`. Which one it is hardly matters: there are two at most.
+    place = re.sub(r"\[[^]]*\]", "", words["place"] or "")
+    about = _FIELD_PROBLEM.fullmatch(words["problem"])
+    if about is None:
+        must_be = _MUST_BE.get(place, "is not valid")
+        return _invalid(place, must_be) if place else Invalid(must_be, code=CODE_INVALID_SETTINGS)
+    field = f"{place}.{about['field']}" if place else about["field"]
+    if about["kind"] == "missing required":
+        return _invalid(field, "is required")
+    return _invalid(field[:200], f"is not known; {_MAY_HAVE.get(place, 'leave it out')}")
+
+
+def _not_json(error: Exception) -> str:
+    match error:
+        case UnicodeDecodeError():
+            return "it is not UTF-8"
+        case RecursionError():
+            return "it is nested too deeply"
+    reason = str(error).removeprefix("JSON is malformed: ")
+    return reason[:1].lower() + reason[1:]
