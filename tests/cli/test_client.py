@@ -44,10 +44,10 @@ def test_a_server_that_never_answers_is_given_up() -> None:
 
 
 def test_an_error_of_the_api_is_shown_in_its_words_with_its_code(client: Client, server: Any) -> None:
-    server.will_answer((404, {"success": False, "errors": [{"code": 1000, "message": "No such pipeline"}]}))
+    server.will_answer((404, {"success": False, "errors": [{"code": 7003, "message": "No such route"}]}))
     with pytest.raises(ApiError) as error:
         client.get_pipeline("clicks")
-    assert (str(error.value), error.value.status) == ("No such pipeline [code: 1000]", 404)
+    assert (str(error.value), error.value.status) == ("No such route [code: 7003]", 404)
 
 
 def test_an_error_of_ingestion_is_shown_too(client: Client, server: Any) -> None:
@@ -97,12 +97,45 @@ def test_a_list_is_read_to_its_empty_page(client: Client, server: Any) -> None:
     ]
 
 
+def test_a_list_is_one_request_when_the_server_says_that_this_was_all(client: Client, server: Any) -> None:
+    result = [{"name": "a"}, {"name": "b"}]
+    server.will_answer((200, {"success": True, "result": result, "result_info": {"total_count": 2}}))
+    assert list(client.list_pipelines()) == result
+    assert len(server.requests) == 1
+
+
+UNKNOWN = 404, {"success": False, "errors": [{"code": 1000, "message": "There is no pipeline named ..."}]}
+ID = "0e00c5ff" * 4
+
+
+def list_of(*pipelines: Any) -> Any:
+    return 200, {"success": True, "result": pipelines, "result_info": {"total_count": len(pipelines)}}
+
+
+def test_a_pipeline_is_found_by_its_id_where_none_has_that_name(client: Client, server: Any) -> None:
+    wanted = {"name": "clicks", "id": ID}
+    server.will_answer(UNKNOWN, list_of({"name": "a", "id": "0" * 32}, wanted))
+    assert client.get_pipeline(ID) == wanted
+
+
+def test_a_pipeline_is_deleted_by_its_id_too(client: Client, server: Any) -> None:
+    server.will_answer(UNKNOWN, list_of({"name": "clicks", "id": ID}), (200, {"success": True, "result": None}))
+    assert client.delete_pipeline(ID) == ("clicks", None)
+    assert server.requests[2].path.endswith("/pipelines/clicks")
+
+
+@pytest.mark.parametrize("name", ["clicks", ID])
+def test_what_is_neither_a_name_nor_an_id_is_said_so_and_where_to_look(
+    client: Client, server: Any, name: str
+) -> None:
+    server.will_answer(UNKNOWN, list_of({"name": "a", "id": "0" * 32}))
+    with pytest.raises(ApiError) as error:
+        client.get_pipeline(name)
+    assert str(error.value) == (
+        f"there is no pipeline with the name or id {name!r}; `penstock pipelines list` shows all [code: 1000]"
+    )
+
+
 def test_names_are_escaped_in_paths(client: Client, server: Any) -> None:
     client.delete_pipeline("../a b")
     assert server.requests[0].path == "/client/v4/accounts/acc/pipelines/..%2Fa%20b"
-
-
-def test_readiness_is_a_yes_or_a_no(client: Client, server: Any) -> None:
-    server.will_answer((503, {}), (200, {}))
-    assert [client.is_ready(), client.is_ready()] == [False, True]
-    assert not client_of("http://127.0.0.1:9").is_ready()

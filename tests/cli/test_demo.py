@@ -15,7 +15,7 @@ import pytest
 
 from penstock.cli.demo import story
 from penstock.cli.demo.files import Arrivals, read_records, tree
-from penstock.cli.demo.process import Server, pick_port
+from penstock.cli.demo.process import Server, is_free
 from penstock.cli.demo.query import events_query, run_query
 from penstock.cli.demo.sample import clickstream
 from penstock.cli.demo.wait import wait
@@ -137,24 +137,102 @@ def test_waiting_ends_with_a_yes_or_with_the_time() -> None:
     assert now[0] == pytest.approx(6.1, abs=0.2)
 
 
-def test_a_taken_port_gives_way_to_a_free_one() -> None:
+def test_a_port_is_free_when_nobody_listens_on_it() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        other = pick_port(port)
-        assert other not in (0, port)
-    assert pick_port(other) == other
+        assert not is_free(port)
+    assert is_free(port) and is_free(0)
 
 
 def python(code: str) -> tuple[str, ...]:
     return (sys.executable, "-c", code)
 
 
+def a_server(*lines: str, then: str) -> tuple[str, ...]:
+    """A program that logs `lines`, and then does something."""
+    return python(f"import signal, sys; sys.stderr.write({''.join(line + chr(10) for line in lines)!r}); {then}")
+
+
+def test_a_server_is_ready_at_the_url_that_its_own_log_names(tmp_path: Path) -> None:
+    data_dir = tmp_path / "d"
+    data_dir.mkdir()
+    (data_dir / "server.log").write_text('{"event": "ready", "url": "http://of-an-earlier-start"}\n')
+    command = a_server("no json", '{"event": "ready", "url": "http://127.0.0.1:5"}', then="signal.pause()")
+    with Server(data_dir, 0, command=command) as server:
+        server.wait_ready(30)
+        assert server.url == "http://127.0.0.1:5"
+    assert (data_dir / "server.log").read_text().startswith("no json\n")
+    assert [path.name for path in data_dir.iterdir()] == ["server.log"]
+
+
 def test_a_server_that_ends_early_is_an_error_with_the_end_of_its_log(tmp_path: Path) -> None:
+    (tmp_path / "server.log").write_text("of an earlier start\n")
     with (
-        Server(tmp_path / "d", 1, command=python("print('the disk is on fire'); exit(3)")) as server,
-        pytest.raises(CliError, match=r"exit code 3\nThe end of the server's log:\n  the disk is on fire"),
+        Server(tmp_path, 0, command=python("print('the disk is on fire'); exit(3)")) as server,
+        pytest.raises(CliError, match=r"exit code 3\nThe end of the server's log:\n  the disk is on fire$"),
     ):
-        server.wait_ready(lambda: False, 30)
+        server.wait_ready(30)
+
+
+def test_why_a_server_does_not_start_comes_first(tmp_path: Path) -> None:
+    broken = a_server('{"event": "cannot_start", "error": "No executors."}', then="sys.exit(1)")
+    with (
+        Server(tmp_path, 0, command=broken) as server,
+        pytest.raises(CliError, match=r"^the server did not start: No executors\.$"),
+    ):
+        server.wait_ready(30)
+    gives_up = a_server(
+        "much", '{"event": "giving_up", "reason": "the data directory is gone"}', then="sys.exit(66)"
+    )
+    with (
+        Server(tmp_path, 0, command=gives_up) as server,
+        pytest.raises(
+            CliError, match=r"^the server ended with exit code 66: the data directory is gone\nThe end of"
+        ),
+    ):
+        server.wait_ready(30)
+
+
+def test_a_port_that_was_taken_before_the_server_had_it_gives_way_to_any_other(tmp_path: Path) -> None:
+    taken = a_server(
+        '{"event": "cannot_start", "error": "Cannot listen on 127.0.0.1:1 (Address already in use)."}',
+        then="sys.exit(1)",
+    )
+    ready = a_server('{"event": "ready", "url": "http://127.0.0.1:5"}', then="signal.pause()")
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+    server = Server(tmp_path, port, command=taken)
+    with server:
+        server._command = ready
+        server.wait_ready(30)
+        assert (server.wanted_port, server.port) == (port, 0)
+        assert server.url == "http://127.0.0.1:5"
+
+
+def test_a_folder_that_another_server_uses_is_said_so_and_its_log_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "server.log").write_text("of the other\n")
+    used = a_server(
+        json.dumps(
+            {"event": "cannot_start", "error": f"{tmp_path} is in use by another penstock server. Stop it."}
+        ),
+        then="sys.exit(1)",
+    )
+    with (
+        Server(tmp_path, 0, command=used) as server,
+        pytest.raises(CliError, match=f"^{tmp_path} is in use by another server; stop it, or give --data-dir$"),
+    ):
+        server.wait_ready(30)
+    assert [path.name for path in tmp_path.iterdir()] == ["server.log"]
+    assert (tmp_path / "server.log").read_text() == "of the other\n"
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_that_says_what_to_do(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    outcome = run("demo", "--data-dir", "file", "--port", "0")
+    assert outcome.code == 1
+    assert outcome.err == "error: cannot make ./file (Not a directory); give --data-dir\n"
+    outcome = run("demo", "--data-dir", "file/below")
+    assert outcome.err == "error: cannot make ./file/below (Not a directory); give --data-dir\n"
 
 
 def test_the_servers_children_end_with_it(tmp_path: Path) -> None:
@@ -167,7 +245,7 @@ def test_the_servers_children_end_with_it(tmp_path: Path) -> None:
         patch.setattr(
             subprocess, "Popen", lambda *args, **kwargs: real(*args, pass_fds=(writing.fileno(),), **kwargs)
         )
-        with Server(tmp_path, 1, command=python(code)) as server:
+        with Server(tmp_path, 0, command=python(code)) as server:
             writing.close()
             assert server.is_running()
         assert server.exit_code not in (None, 0)
@@ -187,8 +265,6 @@ class FakePenstock:
         self.files = 0
 
     def answer(self, request: Any) -> tuple[int, Any]:
-        if request.path == "/readyz":
-            return 200, {}
         if request.path.startswith("/ingest/"):
             [pipeline] = self.pipelines.values()
             folder = self.data_dir / "buckets" / pipeline["destination"]["path"]["bucket"]
@@ -207,12 +283,13 @@ class FakePenstock:
 class FakeProcess:
     def __init__(self, url: str, data_dir: Path) -> None:
         self.url, self.log = url, data_dir / "server.log"
+        self.port = self.wanted_port = 8787
 
     def is_running(self) -> bool:
         return True
 
-    def wait_ready(self, is_ready: Callable[[], bool], seconds: float) -> None:
-        assert is_ready()
+    def wait_ready(self, seconds: float) -> None:
+        pass
 
     def log_tail(self) -> str:
         return ""
@@ -225,8 +302,8 @@ def data_dir(server: Any, write_credentials: Callable[..., Path], monkeypatch: p
     return write_credentials("http://127.0.0.1:1").parent
 
 
-def tell(server: Any, data_dir: Path) -> Any:
-    return story.tell(FakeProcess(server.url, data_dir), data_dir, once=False)  # type: ignore[arg-type]
+def tell(server: Any, data_dir: Path, *, once: bool = False) -> Any:
+    return story.tell(FakeProcess(server.url, data_dir), data_dir, once=once)  # type: ignore[arg-type]
 
 
 def test_the_story_shows_files_a_record_a_query_and_what_to_type(
@@ -242,6 +319,30 @@ def test_the_story_shows_files_a_record_a_query_and_what_to_type(
     assert "read_json_auto(" in out
     assert f"""curl {server.url}/ingest/0e00c5ff -d '[{{"event":"page_view","user":"u1"}}]'""" in out
     assert f"zcat {data_dir}/buckets/clickstream/event_date=*/hr=*/*.json.gz" in out
+    assert out.splitlines()[-1] == f"  curl {server.url}/metrics"
+
+
+def test_what_to_type_works_in_any_folder(
+    server: Any, data_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(data_dir.parent)
+    script = data_dir.parent / "penstock"
+    script.touch()
+    monkeypatch.setattr(sys, "argv", ["./penstock", "demo"])
+    server.answer = FakePenstock(data_dir).answer
+    tell(server, Path(data_dir.name))
+    lines = capsys.readouterr().out.partition("Try it yourself")[2]
+    assert f"{script} pipelines list --data-dir {data_dir}" in lines
+    assert f"zcat {data_dir}/buckets/" in lines
+
+
+def test_once_there_is_nothing_left_to_type(
+    server: Any, data_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.answer = FakePenstock(data_dir).answer
+    tell(server, data_dir, once=True)
+    out = capsys.readouterr().out
+    assert "curl" not in out and "zcat" not in out
 
 
 def test_the_story_told_again_uses_the_pipeline_that_is_there(

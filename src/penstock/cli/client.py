@@ -7,6 +7,7 @@ that this version of the command does not know.
 from __future__ import annotations
 
 import json
+import re
 import ssl
 import urllib.error
 import urllib.request
@@ -23,6 +24,8 @@ Json = dict[str, Any]
 #: Longer than the server takes to give up on anything itself, so that its own words arrive first.
 TIMEOUT_SECONDS = 35.0
 PER_PAGE = 100
+CODE_UNKNOWN_PIPELINE = 1000
+_ID = re.compile("[0-9a-f]{32}")
 
 
 class Client:
@@ -41,29 +44,43 @@ class Client:
     def create_pipeline(self, body: Json) -> Json:
         return self._object("POST", self._pipelines, body)
 
-    def get_pipeline(self, name: str) -> Json:
-        return self._object("GET", self._pipeline(name))
+    def get_pipeline(self, name_or_id: str) -> Json:
+        """By its name or, where none has that name, by its id."""
+        try:
+            return self._object("GET", self._pipeline(name_or_id))
+        except ApiError as error:
+            return self._by_id(name_or_id, error)
 
     def replace_pipeline(self, name: str, body: Json) -> Json:
         return self._object("PUT", self._pipeline(name), body)
 
-    def delete_pipeline(self, name: str) -> Any:
-        """Returns whatever the API calls its result; usually None."""
-        return self._call("DELETE", self._pipeline(name)).get("result")
+    def delete_pipeline(self, name_or_id: str) -> tuple[str, Any]:
+        """Returns the pipeline's name, and whatever the API calls its result; usually None."""
+        try:
+            return name_or_id, self._call("DELETE", self._pipeline(name_or_id)).get("result")
+        except ApiError as error:
+            name = str(self._by_id(name_or_id, error).get("name"))
+        return name, self._call("DELETE", self._pipeline(name)).get("result")
 
     def list_pipelines(self, search: str | None = None) -> Iterator[Json]:
         """All pipelines whose name starts with `search`, page by page."""
-        page = 1
+        page = seen = 0
         while True:
+            page += 1
             query: dict[str, str | int] = {"page": page, "per_page": PER_PAGE}
             if search:
                 query["search"] = search
-            result = self._call("GET", f"{self._pipelines}?{urlencode(query)}").get("result")
-            # The server may give fewer than asked for, so only an empty page is certainly past the end.
+            answer = self._call("GET", f"{self._pipelines}?{urlencode(query)}")
+            result = answer.get("result")
+            # The server may give fewer than asked for, so only an empty page is certainly past the end, unless the
+            # server says how many there are.
             if not isinstance(result, list) or not result:
                 return
             yield from result
-            page += 1
+            seen += len(result)
+            total = (answer.get("result_info") or {}).get("total_count")
+            if isinstance(total, int) and seen >= total:
+                return
 
     def ingest(self, pipeline_id: str, body: bytes) -> int:
         """Send a JSON array of records; returns how many were committed."""
@@ -74,13 +91,20 @@ class Client:
             raise CliError(f"the server did not say how many records it committed: {answer}")
         return committed
 
-    def is_ready(self) -> bool:
-        """Whether `/readyz` says yes; never raises."""
-        try:
-            with self._opener.open(self._target.url.value + "/readyz", timeout=2) as response:
-                return bool(response.status == 200)
-        except (OSError, HTTPException):
-            return False
+    def _by_id(self, id: str, error: ApiError) -> Json:
+        """The pipeline with this id; `error` is what the API said to it as a name. (The API knows names only.)"""
+        if error.code != CODE_UNKNOWN_PIPELINE:
+            raise error
+        if _ID.fullmatch(id):
+            for pipeline in self.list_pipelines():
+                if pipeline.get("id") == id:
+                    return pipeline
+        raise ApiError(
+            f"there is no pipeline with the name or id {id!r}; `penstock pipelines list` shows all "
+            f"[code: {error.code}]",
+            status=error.status,
+            code=error.code,
+        ) from None
 
     def _pipeline(self, name: str) -> str:
         return f"{self._pipelines}/{quote(name, safe='')}"

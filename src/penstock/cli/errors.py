@@ -1,10 +1,18 @@
-"""Errors that a user of the command sees: one sentence on stderr, exit code 1, no traceback."""
+"""Errors that a user of the command sees: one sentence on stderr, exit code 1 (2: a wrong flag), no traceback."""
 
 from __future__ import annotations
 
 
 class CliError(Exception):
     """Something that the user can act on; the message says what was tried and what to do."""
+
+    exit_code = 1
+
+
+class WrongFlag(CliError):
+    """A flag has a value that it cannot have."""
+
+    exit_code = 2
 
 
 class ApiError(CliError):

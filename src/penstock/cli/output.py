@@ -1,7 +1,7 @@
 """What goes to stdout and stderr, and how it looks.
 
-Nothing is ever wrapped or cut: an id or a URL must survive copying, and a pipe has no width. Colours are
-rich's business, which knows about terminals and NO_COLOR.
+Nothing is ever wrapped or cut: an id or a URL must survive copying, and a pipe has no width. With NO_COLOR there is
+no escape sequence at all, not even for bold.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
@@ -21,7 +21,8 @@ def stdout() -> Console:
     from rich.console import Console
 
     # So wide that a table takes its natural width; the terminal itself breaks what is longer.
-    return Console(width=10_000, highlight=False, markup=False, emoji=False)
+    colors: Literal["auto"] | None = None if no_color() else "auto"
+    return Console(width=10_000, highlight=False, markup=False, emoji=False, color_system=colors)
 
 
 def progress(line: str) -> None:
@@ -29,10 +30,19 @@ def progress(line: str) -> None:
     typer.echo(line, err=True)
 
 
+def no_color() -> bool:
+    return bool(os.environ.get("NO_COLOR"))
+
+
+def error_line(message: str) -> str:
+    # Not by rich, as nothing else here needs it.
+    word = "error:" if no_color() else typer.style("error:", fg=typer.colors.RED, bold=True)
+    return f"{word} {message}"
+
+
 def print_error(message: str) -> None:
-    # Not by rich, as nothing else here needs it; typer knows about terminals, but not about NO_COLOR.
-    color = False if os.environ.get("NO_COLOR") else None
-    typer.echo(f"{typer.style('error:', fg=typer.colors.RED, bold=True)} {message}", err=True, color=color)
+    # typer takes the colour away where there is no terminal.
+    typer.echo(error_line(message), err=True)
 
 
 def print_json(value: Any) -> None:
@@ -75,4 +85,8 @@ def _print_grid(
         )
     for row in cells:
         table.add_row(*row)
-    stdout().print(Padding(table, (0, 0, 0, indent), expand=False))
+    console = stdout()
+    with console.capture() as captured:
+        console.print(Padding(table, (0, 0, 0, indent), expand=False))
+    for line in captured.get().splitlines():
+        typer.echo(line.rstrip())

@@ -8,20 +8,31 @@ from typing import Any
 
 from penstock.base.limits import (
     BATCH_BYTES_MAX_DEFAULT,
+    BATCH_BYTES_MAX_RANGE,
     BATCH_RECORDS_MAX_DEFAULT,
+    BATCH_RECORDS_MAX_RANGE,
     BATCH_SECONDS_MAX_DEFAULT,
+    BATCH_SECONDS_MAX_RANGE,
+    SHARDS_MAX,
 )
-from penstock.cli.errors import CliError
+from penstock.cli.errors import ApiError, CliError, WrongFlag
 
 Json = dict[str, Any]
 
 #: The API counts bytes and the flag megabytes, decimal: its largest value, 100, is the limit of 100,000,000.
 BYTES_PER_MB = 1_000_000
 
+#: What the server calls the values of flags whose range it alone knows.
+_FLAG_OF_FIELD = {
+    "destination.path.bucket": "--bucket",
+    "destination.path.prefix": "--prefix",
+    "destination.compression.type": "--compression",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Flags:
-    """What the user asked for; None where a flag was not given. The server checks ranges, not we."""
+    """What the user asked for; None where a flag was not given."""
 
     bucket: str | None = None
     prefix: str | None = None
@@ -32,6 +43,27 @@ class Flags:
     require_http_auth: bool | None = None
     shard_count: int | None = None
     sources: tuple[str, ...] = ()
+
+    def check(self) -> None:
+        """Raises WrongFlag for a number that the server would refuse, in words of the flag instead of the field."""
+        smallest_mb, largest_mb = (bytes / BYTES_PER_MB for bytes in BATCH_BYTES_MAX_RANGE)
+        for flag, value, (low, high) in (
+            ("--batch-max-mb", self.batch_max_mb, (smallest_mb, largest_mb)),
+            ("--batch-max-rows", self.batch_max_rows, BATCH_RECORDS_MAX_RANGE),
+            ("--batch-max-seconds", self.batch_max_seconds, BATCH_SECONDS_MAX_RANGE),
+            ("--shard-count", self.shard_count, (1, SHARDS_MAX)),
+        ):
+            # Written so that not-a-number is refused, too.
+            if value is not None and not low <= value <= high:
+                raise WrongFlag(f"{flag} must be from {_plain(low)} to {_plain(high)}.")
+
+
+def in_words_of_flags(error: ApiError) -> ApiError:
+    """`error` with the flag in place of the field that the server names at the beginning."""
+    field, space, rest = str(error).partition(" ")
+    if field not in _FLAG_OF_FIELD:
+        return error
+    return ApiError(f"{_FLAG_OF_FIELD[field]}{space}{rest}", status=error.status, code=error.code)
 
 
 def describe(name: str, flags: Flags) -> Json:
@@ -108,6 +140,11 @@ def _http_source(pipeline: Json) -> Json:
         if source.get("type") == "http":
             return source  # type: ignore[no-any-return]
     raise CliError("--require-http-auth needs an http source: add --source http")
+
+
+def _plain(value: float) -> str:
+    """`10,000,000`, `0.25`, `0.000001`."""
+    return f"{value:,.6f}".rstrip("0").rstrip(".")
 
 
 def _number(value: float) -> float | int:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from penstock.cli.errors import CliError
 
+DATA_DIR_DEFAULT = Path("data")
 CREDENTIALS_FILE = "credentials.toml"
 URL_DEFAULT = "http://127.0.0.1:8787"
 
@@ -46,7 +47,26 @@ def read_target(
 
     Raises CliError when the account or the token is nowhere to be found, or the URL is not one.
     """
-    flags = {"url": url, "account_id": account_id, "token": token}
+    found, path = _find(data_dir, environ, {"url": url, "account_id": account_id, "token": token})
+    found.setdefault("url", Setting(URL_DEFAULT, "the default"))
+    for name, what in (("account_id", "account"), ("token", "token")):
+        if name not in found:
+            raise CliError(_nothing_found(what, name, path))
+    return Target(_checked_url(found["url"]), found["account_id"], found["token"])
+
+
+def read_token(*, data_dir: Path, environ: Mapping[str, str], token: str | None = None) -> str:
+    """The token that `read_target` would decide on; the rest of the target need not be known."""
+    found, path = _find(data_dir, environ, {"token": token})
+    if "token" not in found:
+        raise CliError(_nothing_found("token", "token", path))
+    return found["token"].value
+
+
+def _find(
+    data_dir: Path, environ: Mapping[str, str], flags: Mapping[str, str | None]
+) -> tuple[dict[str, Setting], Path]:
+    """What was given, each from the first place that has it; and the file that was or would be the last."""
     path = data_dir / CREDENTIALS_FILE
     found: dict[str, Setting] = {}
     file: dict[str, object] | None = None
@@ -62,11 +82,7 @@ def read_target(
             value = file.get(name)
             if isinstance(value, str) and value:
                 found[name] = Setting(value, str(path))
-    found.setdefault("url", Setting(URL_DEFAULT, "the default"))
-    for name, what in (("account_id", "account"), ("token", "token")):
-        if name not in found:
-            raise CliError(_nothing_found(what, name, path))
-    return Target(_checked_url(found["url"]), found["account_id"], found["token"])
+    return found, path
 
 
 def _read_file(path: Path) -> dict[str, object]:

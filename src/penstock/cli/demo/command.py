@@ -25,7 +25,10 @@ def demo(
         typer.Option("--once", help="Stop after showing the files; exit 1 if anything went wrong."),
     ] = False,
     port: Annotated[
-        int, typer.Option(min=1, max=65535, help="Port of the server; when it is taken, any free one.")
+        int,
+        typer.Option(
+            min=0, max=65535, metavar="PORT", help="Port of the server; when it is taken, or 0, any free one."
+        ),
     ] = 8787,
     data_dir: Annotated[
         Path | None,
@@ -45,6 +48,8 @@ def demo(
             signal.signal(number, signal.default_int_handler)
     if data_dir is not None or not once:
         _run(data_dir or FOLDER_DEFAULT, port, once=once)
+        if once:
+            _say_how_to_keep_it("The folder stays")
         return
     folder = Path(tempfile.mkdtemp(prefix="penstock-demo-"))
     try:
@@ -53,16 +58,18 @@ def demo(
         typer.echo(f"What the server left is in {folder}", err=True)
         raise
     shutil.rmtree(folder, ignore_errors=True)
+    _say_how_to_keep_it("The folder is removed now")
 
 
-def _run(data_dir: Path, wanted_port: int, *, once: bool) -> None:
+def _say_how_to_keep_it(state: str) -> None:
+    typer.echo(f"\n{state}; without --once the demo (scripts/demo, or penstock demo) keeps serving.")
+
+
+def _run(data_dir: Path, port: int, *, once: bool) -> None:
     from penstock.cli.demo import story
-    from penstock.cli.demo.process import Server, pick_port
+    from penstock.cli.demo.process import Server, shown
 
-    port = pick_port(wanted_port)
-    if port != wanted_port:
-        story.step(f"Port {wanted_port} is taken; using {port}")
-    story.step(f"Starting a server, with its data in {data_dir}")
+    story.step(f"Starting a server, with its data in {shown(data_dir)}")
     with Server(data_dir, port) as server:
         try:
             arrivals, records = story.tell(server, data_dir, once=once)

@@ -19,9 +19,10 @@ from penstock.cli.demo.sample import Record, clickstream
 from penstock.cli.demo.wait import wait
 from penstock.cli.errors import ApiError, CliError
 from penstock.cli.output import print_table, stdout
+from penstock.cli.own_command import data_dir_flag, own_command
 from penstock.cli.pipeline_settings import Flags, describe
 from penstock.cli.pipelines import curl_line
-from penstock.cli.target import Setting, Target, read_target
+from penstock.cli.target import read_target
 
 Json = dict[str, Any]
 
@@ -55,8 +56,9 @@ def tell(server: Server, data_dir: Path, *, once: bool) -> tuple[Arrivals, list[
     _send(client, pipeline, records)
     _await_files(server, arrivals, pipeline, records)
     _show_files(arrivals)
-    _show_query(folder)
-    _show_next_steps(server, pipeline, folder, data_dir, once=once)
+    _show_query(folder.absolute())
+    if not once:
+        _show_next_steps(server, pipeline, folder.absolute(), data_dir.absolute())
     return arrivals, records
 
 
@@ -76,9 +78,9 @@ def show_new_files(arrivals: Arrivals) -> bool:
 
 
 def _connect(server: Server, data_dir: Path) -> Client:
-    here, nothing = Setting(server.url, "the demo"), Setting("", "the demo")
-    probe = Client(Target(url=here, account_id=nothing, token=nothing))
-    server.wait_ready(probe.is_ready, READY_SECONDS_MAX)
+    server.wait_ready(READY_SECONDS_MAX)
+    if server.port != server.wanted_port:
+        typer.echo(f"  Port {server.wanted_port} is taken, so it listens on another")
     typer.echo(f"  {server.url} is ready; its log is {server.log}")
     return Client(read_target(data_dir=data_dir, environ={}, url=server.url))
 
@@ -154,14 +156,16 @@ def _show_query(folder: Path) -> None:
     print_table(answer.columns, answer.rows, right=("records", "users"), indent=2)
 
 
-def _show_next_steps(server: Server, pipeline: Json, folder: Path, data_dir: Path, *, once: bool) -> None:
-    step("Without --once it would serve on, for you to try" if once else "Try it yourself, in another terminal")
+def _show_next_steps(server: Server, pipeline: Json, folder: Path, data_dir: Path) -> None:
+    """Lines that work in any folder."""
+    step("Try it yourself, in another terminal")
+    command, flag = own_command(), data_dir_flag(data_dir)
     # The server may stand behind another address in its own eyes; this one is certain to work here.
     here = pipeline | {"endpoint": f"{server.url}/ingest/{pipeline.get('id')}"}
-    typer.echo(f"  {curl_line(here)}")
+    typer.echo(f"  {curl_line(here, token=f'$({command} token{flag})')}")
     typer.echo(f"  zcat {_quoted(folder)}/{PATTERN} | tail -n 1")
-    typer.echo(f"  penstock pipelines list --data-dir {_quoted(data_dir)}")
-    typer.echo(f"\n  {server.url}")
+    typer.echo(f"  {command} pipelines list{flag}")
+    typer.echo(f"  curl {server.url}/metrics")
 
 
 def _quoted(path: Path) -> str:
