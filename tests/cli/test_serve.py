@@ -1,15 +1,20 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+import structlog
 
 from penstock.base.limits import Limits
 from penstock.cli.sizes import format_bytes, parse_bytes
+from penstock.server import logs
 
 
 @pytest.fixture
@@ -57,6 +62,67 @@ def test_a_size_that_is_none_is_a_usage_error(run: Any, served: list[Any]) -> No
     assert outcome.code == 2
     assert "is not a size" in outcome.err
     assert served == []
+
+
+def test_lines_are_for_people_at_a_terminal_and_for_machines_elsewhere(
+    run: Any, served: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "_words", {})
+    run("serve")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    run("serve", "--log-format", "json")
+    assert logs._words == {}
+    run("serve")
+    assert [settings.log_format for settings in served] == ["json", "json", "console"]
+
+
+@pytest.mark.parametrize(
+    ("data_dir", "words"),
+    [
+        (
+            "data",
+            "in another terminal, in this folder: {python} -m penstock pipelines create my-pipeline --bucket ",
+        ),
+        ("d e", "pipelines create my-pipeline --bucket my-bucket --data-dir '{here}/d e'\n"),
+    ],
+)
+def test_at_a_terminal_a_ready_server_says_where_to_go_on(
+    run: Any,
+    served: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    data_dir: str,
+    words: str,
+) -> None:
+    monkeypatch.setattr(logs, "_words", {})
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    run("serve", "--data-dir", data_dir)
+    with restored_logs():
+        logs.configure_logs("console", process="supervisor")
+        structlog.get_logger("test").info("ready", url="http://127.0.0.1:1")
+        structlog.get_logger("test").error("cannot_start", error="Cannot listen.")
+    err = capsys.readouterr().err
+    assert "\x1b" not in err
+    assert "url=http://127.0.0.1:1\n" in err
+    assert f"Credentials for the API are in {data_dir}/credentials.toml.\n" in err
+    assert words.format(python=sys.executable, here=tmp_path) in err
+    assert err.endswith("\nerror: Cannot listen.\n")
+
+
+@contextmanager
+def restored_logs() -> Iterator[None]:
+    handlers, level = logging.root.handlers[:], logging.root.level
+    try:
+        yield
+    finally:
+        structlog.reset_defaults()
+        structlog.contextvars.clear_contextvars()
+        logging.captureWarnings(False)
+        logging.root.handlers[:] = handlers
+        logging.root.setLevel(level)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +11,10 @@ from typing import Annotated, Any
 import typer
 
 from penstock.base.limits import EXECUTORS_MAX, Limits
+from penstock.cli import output
+from penstock.cli.own_command import data_dir_flag, own_command
 from penstock.cli.sizes import format_bytes, parse_bytes
+from penstock.cli.target import CREDENTIALS_FILE, DATA_DIR_DEFAULT
 
 _DEFAULT = Limits()
 
@@ -55,7 +59,7 @@ def serve(
             envvar="PENSTOCK_DATA_DIR",
             help="Everything the server keeps: databases, buckets, credentials.toml. Made when missing.",
         ),
-    ] = Path("data"),
+    ] = DATA_DIR_DEFAULT,
     host: Annotated[str, typer.Option(envvar="PENSTOCK_HOST", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[
         int,
@@ -80,9 +84,13 @@ def serve(
         ),
     ] = 10.0,
     log_format: Annotated[
-        LogFormat,
-        typer.Option(envvar="PENSTOCK_LOG_FORMAT", help="Log lines for machines or for people."),
-    ] = LogFormat.json,
+        LogFormat | None,
+        typer.Option(
+            envvar="PENSTOCK_LOG_FORMAT",
+            show_default="console when standard error is a terminal, else json",
+            help="Log lines for machines or for people.",
+        ),
+    ] = None,
     body_bytes_max: Annotated[
         int, _limit("body_bytes_max", "Largest body of one ingest request; a larger one gets 413.")
     ] = _DEFAULT.body_bytes_max,
@@ -119,6 +127,10 @@ def serve(
     from penstock.server.settings import ServeSettings
     from penstock.server.supervisor import serve as run
 
+    terminal = sys.stderr is not None and sys.stderr.isatty()
+    log_format = log_format or (LogFormat.console if terminal else LogFormat.json)
+    if terminal and log_format is LogFormat.console:
+        _speak_plainly(data_dir)
     settings = ServeSettings(
         data_dir=data_dir,
         host=host,
@@ -135,3 +147,26 @@ def serve(
         ),
     )
     raise typer.Exit(run(settings))
+
+
+def _speak_plainly(data_dir: Path) -> None:
+    """At a terminal: where to go on once the server is ready, and why it did not start, not as log lines."""
+    from penstock.server.logs import Fields, put_plainly
+
+    # The default is found in the folder that the server was started in, any other place from anywhere.
+    here = data_dir == DATA_DIR_DEFAULT
+    where, flag = (", in this folder", "") if here else ("", data_dir_flag(data_dir))
+    next_steps = (
+        f"\nCredentials for the API are in {data_dir / CREDENTIALS_FILE}.\n"
+        f"Next, in another terminal{where}: "
+        f"{own_command()} pipelines create my-pipeline --bucket my-bucket{flag}\n"
+    )
+
+    def on_ready(line: str, fields: Fields) -> str:
+        return f"{line}\n{next_steps}"
+
+    def on_cannot_start(line: str, fields: Fields) -> str:
+        return output.error_line(str(fields.get("error")))
+
+    put_plainly("ready", on_ready)
+    put_plainly("cannot_start", on_cannot_start)

@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import structlog
+
+Fields = Mapping[str, Any]
+Words = Callable[[str, Fields], str]
+
+_words: dict[str, Words] = {}
+
+
+def put_plainly(event: str, words: Words) -> None:
+    """In the console format, `words(line, fields)` is written in place of the line about `event`. For whoever
+    starts a server at a terminal and has more to say there."""
+    _words[event] = words
 
 
 def configure_logs(log_format: Literal["json", "console"], **context: object) -> None:
@@ -15,10 +28,12 @@ def configure_logs(log_format: Literal["json", "console"], **context: object) ->
     if log_format == "json":
         renderer = structlog.processors.JSONRenderer()
     else:
-        renderer = structlog.dev.ConsoleRenderer(
-            # Plain: rich tracebacks would print local variables, and secrets with them.
-            colors=sys.stderr.isatty(),
-            exception_formatter=structlog.dev.plain_traceback,
+        renderer = _Console(
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty() and not os.environ.get("NO_COLOR"),
+                # Plain: rich tracebacks would print local variables, and secrets with them.
+                exception_formatter=structlog.dev.plain_traceback,
+            )
         )
     structlog.configure(
         processors=[
@@ -36,6 +51,19 @@ def configure_logs(log_format: Literal["json", "console"], **context: object) ->
     structlog.contextvars.bind_contextvars(**context)
     logging.basicConfig(handlers=[_IntoStructlog()], level=logging.WARNING, force=True)
     logging.captureWarnings(True)
+
+
+class _Console:
+    """Lines for people, with what `put_plainly` was told."""
+
+    def __init__(self, renderer: structlog.dev.ConsoleRenderer) -> None:
+        self._renderer = renderer
+
+    def __call__(self, logger: object, method: str, event: structlog.typing.EventDict) -> str:
+        fields = dict(event)
+        line = self._renderer(logger, method, event)
+        words = _words.get(str(fields.get("event")))
+        return words(line, fields) if words else line
 
 
 class _IntoStructlog(logging.Handler):
