@@ -13,10 +13,16 @@ from .harness import PIPELINES, Face, as_lines
 EARLIER = [{"n": 1}, {"n": 2}]
 
 
+WRAP = (
+    "The body must be a JSON array of objects: put records into [ and ], with commas between. "
+    "Newline-delimited JSON is not taken."
+)
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (b"", "The body is not JSON (input data was truncated). Send a JSON array of objects."),
+        (b"", "The body is empty. Send a JSON array of objects."),
         (b"hello", "The body is not JSON (invalid character (byte 0)). Send a JSON array of objects."),
         (b'[{"a":1}', "The body is not JSON (input data was truncated). Send a JSON array of objects."),
         (
@@ -39,7 +45,8 @@ def test_a_body_that_is_not_json_gets_400_with_code_1003(face: Face, body: bytes
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (b"{}", "The body must be a JSON array of objects (expected array, got object)."),
+        (b"{}", WRAP),
+        (b'{"a":1}\n{"a":2}\n', WRAP),
         (b"null", "The body must be a JSON array of objects (expected array, got null)."),
         (b'"[]"', "The body must be a JSON array of objects (expected array, got str)."),
         (b"[]", "The array is empty: send at least one record."),
@@ -66,7 +73,7 @@ def test_an_unknown_pipeline_gets_404_with_code_1000_and_brings_no_object_to_lif
     before = face.node.runtime.active
     status, code, message = face.ingest(pipeline, EARLIER).ingest_error
     assert (status, code) == (404, 1000)
-    assert message == f"There is no pipeline with ID {pipeline[:64]!r}."
+    assert message == f"There is no pipeline with ID {pipeline[:64]!r}; 'penstock pipelines list' shows all IDs."
     assert face.node.runtime.active <= before + 1  # the registry
 
 
@@ -96,11 +103,17 @@ def test_a_body_that_says_it_is_not_encoded_is_taken(face: Face) -> None:
 # -- body_bytes_max ---------------------------------------------------------------------------------------
 
 
-def test_a_body_announced_as_too_large_gets_413_before_it_is_read(make_face: MakeFace) -> None:
+@pytest.mark.parametrize("asks_first", [True, False])
+def test_a_body_announced_as_too_large_gets_413_without_being_kept(make_face: MakeFace, asks_first: bool) -> None:
     face = make_face(Limits(body_bytes_max=100))
     face.ingest(face.create(), EARLIER)
-    exchange = face.open("POST", f"/ingest/{'f' * 32}", {"content-length": "101"})
-    answer = exchange.answer()  # nothing was sent
+    headers = {"content-length": "101"} | ({"expect": "100-continue"} if asks_first else {})
+    exchange = face.open("POST", f"/ingest/{'f' * 32}", headers)
+    if not asks_first:  # such a client reads the answer only when it has sent everything
+        exchange.send(b" " * 50)
+        assert face.inflight_bytes == 0
+        exchange.send(b" " * 51, more=False)
+    answer = exchange.answer()
     assert answer is not None
     assert answer.ingest_error == (
         413,
@@ -132,6 +145,7 @@ def test_a_body_that_lies_about_its_length_is_held_to_the_limit_all_the_same(mak
     face = make_face(Limits(body_bytes_max=100))
     exchange = face.open("POST", f"/ingest/{face.create()}", {"content-length": "2"})
     exchange.send(b" " * 101)
+    exchange.send(b"", more=False)
     answer = exchange.answer()
     assert answer is not None and answer.status == 413
 

@@ -44,6 +44,10 @@ class Blobs(DurableObject[SimpleNamespace]):
         count: int = self.sql.exec("SELECT count(*) FROM blobs").one()[0]
         return count
 
+    async def clear(self) -> None:
+        self.sql.exec("DELETE FROM blobs")
+        await self.ctx.storage.give_back_space()
+
     async def upload(self) -> int:
         def chunks() -> Iterator[bytes]:
             with self.ctx.storage.reader() as reader:
@@ -206,13 +210,11 @@ def log_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.glob("objects/Blobs/*/*.db-wal"))
 
 
-def test_the_log_starts_again_under_load_and_nothing_is_lost(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("penstock.objects.activation.WAL_BYTES_MAX", 200_000)
-
+def test_the_log_starts_again_under_load_and_nothing_is_lost(tmp_path: Path) -> None:
     async def main() -> None:
         async with machine(tmp_path) as server:
+            for runtime in server.runtimes:
+                runtime.wal_bytes_max = 200_000
             stub, blob = server.stub(0), bytes(20_000)
 
             async def client() -> None:
@@ -294,3 +296,16 @@ def test_a_sibling_that_is_gone_is_unavailable(tmp_path: Path) -> None:
             assert isinstance(error, Unavailable) and error.retry_after_s
 
     run(main)
+
+
+def test_space_is_given_back_after_a_backlog(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with machine(tmp_path) as server:
+            stub = server.stub(0)
+            for _ in range(30):
+                await stub.add(bytes(5_000_000))
+            await stub.clear()
+
+    run(main)
+    size = sum(path.stat().st_size for path in tmp_path.glob("objects/Blobs/*/*.db"))
+    assert size < 80_000_000

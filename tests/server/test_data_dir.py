@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import stat
+import subprocess
 from contextlib import closing
 from pathlib import Path
 
@@ -121,3 +124,25 @@ def test_a_path_that_cannot_be_a_directory_is_said_so(serve: Serve, tmp_path: Pa
     (tmp_path / "file").write_text("not a folder")
     server = serve(data=tmp_path / "file")
     assert refused(server) == f"--data-dir {tmp_path / 'file'} cannot be used (Not a directory)."
+
+
+def test_a_directory_that_is_removed_under_the_server_ends_it(serve: Serve, tmp_path: Path) -> None:
+    server = serve(data=tmp_path / "data")
+    server.wait_for("ready")
+    (tmp_path / "data").rename(tmp_path / "elsewhere")
+    assert server.exit_code() == 66
+    assert server.lines("giving_up", reason="the data directory is gone")
+    (tmp_path / "elsewhere").rename(tmp_path / "data")
+    serve(data=tmp_path / "data").wait_for("ready")
+
+
+def test_a_copy_of_the_directory_of_a_running_server_does_it_no_harm(serve: Serve, tmp_path: Path) -> None:
+    server = serve(data=tmp_path / "data", executors=2)
+    server.wait_for("ready")
+    subprocess.run(["cp", "-a", str(tmp_path / "data"), str(tmp_path / "copy")], check=True)
+    serve(data=tmp_path / "copy").wait_for("ready")
+    os.kill(server.executors()[0], signal.SIGKILL)
+    server.wait(lambda: len(server.lines("executor_ready")) == 3)
+    pipeline = server.create()
+    for number in range(20):  # on either executor
+        assert server.send(pipeline, number).status == 200

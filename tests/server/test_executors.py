@@ -109,3 +109,12 @@ def test_the_log_is_json_line_by_line_whatever_comes(serve: Serve) -> None:
     for answer in answers[1:]:
         request_id = answer.headers["x-request-id"]
         assert [line for line in server.log if line.get("request_id") == request_id], answer
+
+
+def test_an_executor_that_somebody_else_stops_is_replaced(serve: Serve) -> None:
+    server = serve(executors=1)
+    server.wait_for("ready")
+    os.kill(server.executors()[0], signal.SIGTERM)
+    server.wait(lambda: len(server.lines("executor_ready")) == 2)
+    assert server.send(server.create(), 1).status == 200
+    assert server.lines("executor_ended", exit_code=0)

@@ -11,6 +11,7 @@ from itertools import count
 import pytest
 from msgspec import json
 
+from penstock.base.limits import Limits
 from penstock.testing.sim.loop import VirtualLoop, run_virtual
 from penstock.testing.sim.machine import ConnectionLost, MachineSettings, SimMachine
 from penstock.testing.sim.scenario import BUCKET, Ledger, read_records
@@ -36,7 +37,10 @@ def kill_one(machine: SimMachine) -> None:
 class RecordsThroughAFault:
     """Sends a few requests to one shard, lets their files be delivered and freed, and reads them at the end."""
 
-    def __init__(self, arm: Arm, arm_again: Arm | None = None, executors: int = 1) -> None:
+    def __init__(
+        self, arm: Arm, arm_again: Arm | None = None, executors: int = 1, limits: Limits | None = None
+    ) -> None:
+        self._limits = limits or Limits(disk_reserve_bytes=0)
         self._arm = arm
         self._arm_again = arm_again
         self._executors = executors
@@ -48,7 +52,7 @@ class RecordsThroughAFault:
         run_virtual(self._run)
 
     async def _run(self, loop: VirtualLoop) -> None:
-        machine = SimMachine(loop, "every step", MachineSettings(executors=self._executors))
+        machine = SimMachine(loop, "every step", MachineSettings(executors=self._executors, limits=self._limits))
         ledger = Ledger()
         async with machine:
             pipeline = await create_pipeline(machine)
@@ -128,6 +132,16 @@ def test_A2_a_crash_at_every_step_from_request_to_file_to_freed_rows(how: Arm) -
         return RecordsThroughAFault(lambda machine: machine.crash_at(n, lambda: how(machine)))
 
     assert sum(1 for _ in steps(run)) > 100, "fewer steps than there must be: does it deliver files at all?"
+
+
+@pytest.mark.parametrize("how", [kill_all, power_cut])
+def test_A2_a_crash_at_every_step_while_logs_are_copied_back_and_start_again(how: Arm) -> None:
+    often = Limits(disk_reserve_bytes=0, wal_bytes_max=20_000)
+
+    def run(n: int) -> RecordsThroughAFault:
+        return RecordsThroughAFault(lambda machine: machine.crash_at(n, lambda: how(machine)), limits=often)
+
+    assert sum(1 for _ in steps(run)) > 150, "logs do not start again"
 
 
 def test_A2_one_of_two_executors_dies_at_every_step() -> None:

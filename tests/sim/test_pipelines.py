@@ -225,3 +225,72 @@ def test_files_are_gzip_of_one_record_a_line() -> None:
         assert gzip.decompress(content) == b'{"n":1}\n{"n":2}\n'
 
     simulate(story)
+
+
+def test_no_bug_in_sealing_a_file_ends_deliveries(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken, name = True, stream_shard.next_ulid
+
+    def fail_at_first(*args: Any) -> str:
+        if broken:
+            raise ZeroDivisionError("a bug")
+        return name(*args)
+
+    monkeypatch.setattr(stream_shard, "next_ulid", fail_at_first)
+
+    async def story(machine: SimMachine) -> None:
+        nonlocal broken
+        pipeline = await create(machine, settings(max_duration_s=1))
+        for n in range(20):
+            assert await send(machine, pipeline, n) == 200
+            await machine.clock.sleep_ms(60_000)
+        broken = False
+        await machine.clock.sleep_ms(61_000)
+        assert read_records(machine.bucket(BUCKET)) == dict.fromkeys(range(20), 1)
+
+    simulate(story)
+
+
+def test_D1_a_clock_that_was_far_ahead_and_was_put_right_delays_nothing() -> None:
+    async def story(machine: SimMachine) -> None:
+        pipeline = await create(machine, settings(max_duration_s=1))
+        machine.clock.jump_ms(10 * 365 * 24 * HOUR_MS)
+        assert await send(machine, pipeline, 1) == 200
+        machine.clock.jump_ms(-10 * 365 * 24 * HOUR_MS)
+        assert await send(machine, pipeline, 2) == 200
+        await machine.clock.sleep_ms(100)
+        assert read_records(machine.bucket(BUCKET)) == {1: 1, 2: 1}
+        assert await send(machine, pipeline, 3) == 200
+        await machine.clock.sleep_ms(2_000)
+        dates = {key.split("/")[0]: list(read_records({key: c})) for key, c in machine.bucket(BUCKET).items()}
+        assert dates["event_date=2025-01-01"] == [3]
+
+    simulate(story)
+
+
+def test_a_change_of_settings_does_not_put_off_a_retry() -> None:
+    async def story(machine: SimMachine) -> None:
+        pipeline = await create(machine, settings(max_duration_s=1))
+        machine.store.outage = True
+        assert await send(machine, pipeline, 1) == 200
+        await machine.clock.sleep_ms(3_000)
+        machine.store.outage = False
+        assert (await machine.control(0, "PUT", "/pipelines/p", settings(max_duration_s=300))).status == 200
+        await machine.clock.sleep_ms(10_000)
+        assert read_records(machine.bucket(BUCKET)) == {1: 1}
+
+    simulate(story)
+
+
+def test_very_many_files_are_sealed_a_few_at_a_time() -> None:
+    async def story(machine: SimMachine) -> None:
+        pipeline = await create(machine, settings(max_duration_s=300))
+        for n in range(500):
+            assert await send(machine, pipeline, n) == 200
+        assert (await machine.control(0, "PUT", "/pipelines/p", settings(max_rows=1))).status == 200
+        await machine.clock.sleep_ms(60)
+        assert 0 < len(machine.bucket(BUCKET)) < 100
+        assert await send(machine, pipeline, 500) == 200
+        await machine.clock.sleep_ms(60_000)
+        assert read_records(machine.bucket(BUCKET)) == dict.fromkeys(range(501), 1)
+
+    simulate(story)

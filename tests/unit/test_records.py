@@ -38,7 +38,8 @@ def test_what_the_client_wrote_is_kept_to_the_letter() -> None:
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        (b"", "not JSON"),
+        (b"", "is empty"),
+        (b"\x1f\x8b\x08", "looks like gzip"),
         (b"hello", "not JSON"),
         (b'[{"a":1}', "not JSON"),
         (b'[{"a":1}] x', "not JSON"),

@@ -8,9 +8,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from penstock.base.errors import Invalid
+
 KIB = 1024
 MIB = 1024 * KIB
 GIB = 1024 * MIB
+
+#: One frame between processes: the largest body plus what wraps it, or the largest answer.
+FRAME_BYTES_MAX = 64 * MIB
+#: Smaller: more checkpoints, each with two fsyncs; larger: a longer recovery after a crash (about 0.3 s for 64 MiB
+#: on a virtual disk) and more disk.
+WAL_BYTES_MAX_DEFAULT = 32 * MIB
+#: Upper bound of `body_bytes_max`.
+BODY_BYTES_LIMIT = FRAME_BYTES_MAX - 1 * MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +39,18 @@ class Limits:
     #: Ingestion stops (507) when the file system has less than this free, so that sealing, delivering and
     #: freeing, which need a little room themselves, still work.
     disk_reserve_bytes: int = 256 * MIB
+    #: An object's log is copied back into its database when it is larger than this.
+    wal_bytes_max: int = WAL_BYTES_MAX_DEFAULT
+
+    def __post_init__(self) -> None:
+        """Raises `Invalid` for what cannot hold."""
+        if self.body_bytes_max > BODY_BYTES_LIMIT:
+            raise Invalid(
+                f"body_bytes_max is {self.body_bytes_max}; it may be {BODY_BYTES_LIMIT} at most, because a body "
+                "must fit into one message between executors."
+            )
 
 
-#: The WAL is copied back into the database when it is larger than this. Smaller: more checkpoints, each with
-#: two fsyncs; larger: a longer recovery after a crash (about 0.3 s for 64 MiB on a virtual disk) and more disk.
-WAL_BYTES_MAX = 32 * MIB
 #: Objects with nothing to do are closed after this time; Cloudflare evicts after 70 to 140 s.
 OBJECT_IDLE_MS_MAX = 70_000
 #: How often idle objects and free disk space are looked at.
@@ -41,6 +58,17 @@ SWEEP_INTERVAL_MS = 10_000
 #: How often the free disk space is asked for. A full disk is noticed within this time, at the latest by the
 #: failing write itself.
 DISK_CHECK_INTERVAL_MS = 500
+#: A request's line and headers; most servers allow 8 to 64 KiB. (One read of the socket may be taken on top.)
+HEAD_BYTES_MAX = 64 * KIB
+#: How long a client may take for them, and for a whole request: it bounds how long a body that trickles in takes a
+#: share of `inflight_bytes_max` from others.
+HEAD_SECONDS_MAX = 10
+REQUEST_SECONDS_MAX = 60
+#: Requests on one connection that wait for the answer to the one before.
+PIPELINED_REQUESTS_MAX = 1_000
+#: What is read of a body that is refused, so that the client gets to see the refusal.
+DISCARDED_BYTES_MAX = 64 * MIB
+
 #: When a client that was refused for a full disk should try again: room is made by people or by deliveries.
 DISK_FULL_RETRY_S = 5
 #: `block_concurrency_while` gives up after this (Cloudflare: 30 s).
@@ -54,8 +82,8 @@ ALARMS_RUNNING_MAX = 64
 
 #: A call to an object in another process fails with `Unavailable` after this time.
 CALL_TIMEOUT_MS = 30_000
-#: One frame between processes: the largest body plus what wraps it, or the largest answer.
-FRAME_BYTES_MAX = 64 * MIB
+#: An executor that has not given its metrics by then shows as down; scrapers give up after 10 s.
+METRICS_TIMEOUT_MS = 2_000
 #: Bytes queued towards one sibling process before calls to it are refused.
 PEER_QUEUE_BYTES_MAX = 64 * MIB
 
@@ -68,6 +96,8 @@ READ_CHUNK_BYTES = 1 * MIB
 #: loop for more than a few milliseconds.
 FREE_SLICE_BYTES = 4 * MIB
 FREE_SLICE_ROWS = 1_000
+#: Free pages that a database keeps for what comes next: writing into them costs less than making the file longer.
+FREE_BYTES_KEPT = 64 * MIB
 
 #: Pipelines: the ranges of Cloudflare's legacy pipelines API.
 PIPELINE_NAME_LENGTH_MAX = 128

@@ -24,7 +24,7 @@ from penstock.base.errors import (
     Unauthenticated,
     Unavailable,
 )
-from penstock.base.limits import Limits
+from penstock.base.limits import DISCARDED_BYTES_MAX, Limits
 from penstock.http.auth import Authenticator
 from penstock.http.errors import headers_of, public, status_of
 from penstock.http.request_id import RequestIds
@@ -77,6 +77,8 @@ class Ingest:
             return
         except PenstockError as error:
             self._refused(error.kind, pipeline, request_id, error.message)
+            if isinstance(error, _TooLargeAndUnread):
+                await _discard_body(scope, receive)
             await _send_error(send, public(error), request_id)
             return
         except Exception as error:
@@ -93,7 +95,7 @@ class Ingest:
             raise _MethodNotAllowed("Records are sent with POST.")
         length, authorization = _read_headers(scope)
         if length is not None and length > self._limits.body_bytes_max:
-            raise self._too_large(length)
+            raise self._too_large(length, unread=True)
         route = await self._admitted(pipeline, authorization)
         self._guard.check()
         statistics = self.statistics
@@ -117,7 +119,7 @@ class Ingest:
                 body += piece
                 statistics.inflight_bytes += len(piece)
                 if len(body) > self._limits.body_bytes_max:
-                    raise self._too_large(len(body))
+                    raise self._too_large(len(body), unread=more)
                 self._refuse_if_over_budget()
             return await self._store(pipeline, route, authorization, body)
         finally:
@@ -141,7 +143,7 @@ class Ingest:
 
     async def _store(self, pipeline: str, route: Route, authorization: str | None, body: bytes | bytearray) -> int:
         if len(body) > self._limits.body_bytes_max:
-            raise self._too_large(len(body))
+            raise self._too_large(len(body), unread=False)
         batch = parse_batch(body)
         try:
             await self._broker.send(route, batch)
@@ -168,8 +170,9 @@ class Ingest:
                 retry_after_s=1,
             )
 
-    def _too_large(self, size: int) -> TooLarge:
-        return TooLarge(
+    def _too_large(self, size: int, *, unread: bool) -> TooLarge:
+        kind = _TooLargeAndUnread if unread else TooLarge
+        return kind(
             f"The body is larger than body_bytes_max, {self._limits.body_bytes_max} bytes (at least {size} were "
             "sent). Send fewer records at once.",
         )
@@ -183,6 +186,10 @@ class Ingest:
 
 class _MethodNotAllowed(Invalid):
     pass
+
+
+class _TooLargeAndUnread(TooLarge):
+    """Some of the body is still to come."""
 
 
 def _read_headers(scope: Scope) -> tuple[int | None, str | None]:
@@ -200,6 +207,20 @@ def _read_headers(scope: Scope) -> tuple[int | None, str | None]:
                 code=CODE_NOT_JSON,
             )
     return length, authorization
+
+
+async def _discard_body(scope: Scope, receive: Receive) -> None:
+    """Read what is left of a body that is too large. Many clients send all of it before they read the answer, and a
+    connection that is closed on unread data is reset: they would see no answer at all. Those that asked first
+    (`Expect: 100-continue`) get it at once, and so do those that would send very much."""
+    headers = dict(scope["headers"])
+    if b"expect" in headers or int(headers.get(b"content-length", 0)) > DISCARDED_BYTES_MAX:
+        return
+    discarded, more = 0, True
+    while more and discarded <= DISCARDED_BYTES_MAX:
+        message = await receive()
+        discarded += len(message.get("body", b""))
+        more = message.get("more_body", False)
 
 
 async def _send_error(send: Send, error: PenstockError, request_id: bytes) -> None:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from penstock.base.errors import Fenced, Internal, PenstockError, Unavailable
-from penstock.base.limits import BLOCK_CONCURRENCY_MS_MAX, WAL_BYTES_MAX
+from penstock.base.limits import BLOCK_CONCURRENCY_MS_MAX
 from penstock.objects.alarm import Alarm, must_index_before_commit, on_fired, on_handler_failed
 from penstock.objects.committer import Committer
 from penstock.objects.durable_object import AlarmInfo, Context, DurableObject, GatedBuckets
@@ -83,7 +83,7 @@ class Activation:
         get; the next call tries again."""
         try:
             open_database = partial(Database.open, self._ports.disk, self._path)
-            self._database = await self._ports.offload.run("bulk", open_database)
+            self._database = await self._ports.offload.run("database", open_database)
             self._committer = Committer(
                 self._database,
                 self._ports.relay,
@@ -168,7 +168,7 @@ class Activation:
             if self._database is not None:
                 async with self._beside:
                     await self._committer.wait_shipped()
-                    await self._ports.offload.run("bulk", self._database.close)
+                    await self._ports.offload.run("database", self._database.close)
         except PenstockError as error:
             log.warning("object_not_closed_cleanly", object=str(self.id), error=error.message)
         self.ended.set()
@@ -227,7 +227,7 @@ class Activation:
             if commit is not None:  # else the alarm was set to what it was
                 self._alarm_position = commit.position
             self._runtime.tasks.create_task(self._settle_alarm())
-        if commit is not None and commit.offset_bytes > WAL_BYTES_MAX and not self._checkpointing:
+        if commit is not None and commit.offset_bytes > self._runtime.wal_bytes_max and not self._checkpointing:
             self._checkpointing = True
             self._runtime.tasks.create_task(self._start_epoch())
 
@@ -244,10 +244,10 @@ class Activation:
             async with self._beside:
                 if self.phase is not Phase.ACTIVE:
                     return
-                await self._ports.offload.run("bulk", checkpoint)
+                await self._ports.offload.run("database", checkpoint)
                 with self.gate.held_shut():
                     await self._committer.wait_durable()
-                    await self._ports.offload.run("bulk", checkpoint)
+                    await self._ports.offload.run("database", checkpoint)
         except Fenced as error:
             self._committer.break_with(error)
         except PenstockError as error:

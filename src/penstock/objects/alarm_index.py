@@ -72,7 +72,7 @@ class AlarmIndex:
 
     async def open(self) -> None:
         """Raises what `Database.open` raises."""
-        database = await self._ports.offload.run("bulk", partial(Database.open, self._ports.disk, self._path))
+        database = await self._ports.offload.run("database", partial(Database.open, self._ports.disk, self._path))
         self._committer = Committer(database, self._ports.relay, "alarms", self._tasks, on_broken=self._on_broken)
         for table in _TABLES:
             self._committer.execute(table)
@@ -88,7 +88,7 @@ class AlarmIndex:
 
     async def _close_database(self) -> None:
         await self._committer.wait_shipped()
-        await self._ports.offload.run("bulk", self._committer.database.close)
+        await self._ports.offload.run("database", self._committer.database.close)
 
     def _on_broken(self, error: PenstockError) -> None:
         if isinstance(error, Fenced):
@@ -222,10 +222,14 @@ def rehome(disk: Disk, folder: str, executors: int) -> None:
         database.close()
 
 
+#: An entry that is there already may be the truth, and one too early does no harm.
+_ADOPT = "INSERT INTO alarms VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET at_ms = min(at_ms, excluded.at_ms)"
+
+
 def _adopt(disk: Disk, path: str, rows: list[tuple[Any, ...]]) -> None:
     database = Database.open(disk, path)
     for table in _TABLES:
         database.execute(table)
     for row in rows:
-        database.execute(_SET, row)
+        database.execute(_ADOPT, row)
     database.close()

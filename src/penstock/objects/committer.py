@@ -122,7 +122,11 @@ class Committer:
         if self._gate.durable < self.database.position and self.database.has_uncommitted_writes:
             self._commit_waits = True
             return
-        first = self._before_commit()
+        try:
+            first = self._before_commit()
+        except PenstockError as error:
+            self.break_with(error)
+            return
         if first is None:
             self._commit()
         else:
@@ -147,8 +151,8 @@ class Committer:
         except PenstockError as error:
             self.break_with(error)
             return
-        except apsw.Error as error:
-            self.break_with(Internal(f"The commit failed: {error}"))
+        except Exception as error:  # noqa: BLE001 - this may run inside the relay, which others depend on
+            self.break_with(Internal(f"The commit failed: {error!r}"))
             return
         if commit is None:
             self._gate.nothing_written(self.database.position)

@@ -11,7 +11,7 @@ import msgspec
 import structlog
 
 from penstock.base.errors import Fenced, Internal, Invalid, PenstockError, TooLarge, Unavailable
-from penstock.base.limits import FRAME_BYTES_MAX, OBJECT_IDLE_MS_MAX, SWEEP_INTERVAL_MS
+from penstock.base.limits import FRAME_BYTES_MAX, OBJECT_IDLE_MS_MAX, SWEEP_INTERVAL_MS, WAL_BYTES_MAX_DEFAULT
 from penstock.objects import remote
 from penstock.objects.activation import Activation
 from penstock.objects.alarm_index import AlarmIndex
@@ -58,8 +58,10 @@ class Runtime:
         executors: int,
         tasks: asyncio.TaskGroup,
         on_fatal: Callable[[PenstockError], None],
+        wal_bytes_max: int = WAL_BYTES_MAX_DEFAULT,
     ) -> None:
         self.ports = ports
+        self.wal_bytes_max = wal_bytes_max
         self.slot = slot
         self.executors = executors
         self.tasks = tasks

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import apsw
 
+from penstock.base.limits import FREE_BYTES_KEPT, FREE_SLICE_BYTES
 from penstock.objects.alarm import Alarm
 from penstock.objects.committer import Committer
 from penstock.storage.database import Reader, SqlValue
@@ -114,6 +115,18 @@ class ObjectStorage:
     async def sync(self) -> None:
         """Return when everything written so far is durable."""
         await self.committer.wait_durable()
+
+    async def give_back_space(self) -> None:
+        """Return free pages to the file system, if they are many: after a backlog, say. In slices, between which
+        others run; the file itself shrinks with the next checkpoint."""
+        page_size: int = self.execute("PRAGMA page_size").get
+        while True:
+            pages: int = self.execute("PRAGMA page_count").get
+            free: int = self.execute("PRAGMA freelist_count").get
+            if free * page_size < FREE_BYTES_KEPT or free < pages // 2:
+                return
+            self.execute(f"PRAGMA incremental_vacuum({FREE_SLICE_BYTES // page_size})").fetchall()
+            await self.sync()
 
     def reader(self) -> AbstractContextManager[Reader]:
         """A reader of durable rows, for use beside the loop (in `ctx.buckets.put`'s `chunks`, say)."""

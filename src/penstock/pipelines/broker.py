@@ -7,6 +7,7 @@ pipeline's coordinator.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import OrderedDict
 from dataclasses import dataclass
 
@@ -19,6 +20,9 @@ from penstock.pipelines.plan import Plan
 from penstock.pipelines.records import Batch
 from penstock.pipelines.registry import REGISTRY
 from penstock.pipelines.stream_shard import CODE_UNKNOWN_PIPELINE
+
+#: The shape of `base/ids.py: random_id`.
+_ID = re.compile(r"[0-9a-f]{32}")
 
 log = structlog.get_logger("penstock.pipelines")
 
@@ -73,9 +77,13 @@ class Broker:
 
     async def _fetch(self, pipeline: str) -> Route:
         registry = self._runtime.namespace("Registry").get_by_name(REGISTRY)
-        if not await registry.exists(pipeline):
+        # Looked at first: what cannot be an id costs nobody a call.
+        if not _ID.fullmatch(pipeline) or not await registry.exists(pipeline):
             self._routes.pop(pipeline, None)
-            raise NotFound(f"There is no pipeline with ID {pipeline[:64]!r}.", code=CODE_UNKNOWN_PIPELINE)
+            raise NotFound(
+                f"There is no pipeline with ID {pipeline[:64]!r}; 'penstock pipelines list' shows all IDs.",
+                code=CODE_UNKNOWN_PIPELINE,
+            )
         plan: Plan = await self._runtime.namespace("Coordinator").get_by_name(pipeline).plan()
         stubs = [self._runtime.namespace("StreamShard").get_by_name(name) for name in plan.shards]
         near = [stub for stub in stubs if stub.slot == self._runtime.slot]

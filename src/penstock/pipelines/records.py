@@ -18,6 +18,8 @@ from penstock.base.errors import Invalid
 CODE_NOT_RECORDS = 1002
 CODE_NOT_JSON = 1003
 
+_GZIP_MAGIC = b"\x1f\x8b"
+
 _decoder = msgspec.json.Decoder(list[msgspec.Raw])
 _NOT_AN_OBJECT = re.compile(rb"\n[^{]")
 
@@ -54,20 +56,29 @@ def _split(body: bytes | bytearray) -> list[msgspec.Raw]:
             body.decode()  # the splitter does not look into strings
         return _decoder.decode(body)
     except UnicodeDecodeError as error:
-        raise Invalid(
-            f"The body is not UTF-8: byte {error.start} is wrong. Send a JSON array of objects in UTF-8.",
-            code=CODE_NOT_JSON,
-        ) from error
+        problem = f"The body is not UTF-8: byte {error.start} is wrong."
+        if body.startswith(_GZIP_MAGIC):
+            problem = "The body looks like gzip, which is not taken."
+        raise Invalid(f"{problem} Send a JSON array of objects in UTF-8.", code=CODE_NOT_JSON) from error
     except RecursionError as error:
         raise _too_deep() from error
     except msgspec.ValidationError as error:
-        raise Invalid(
-            f"The body must be a JSON array of objects ({_reason(error)}).", code=CODE_NOT_RECORDS
-        ) from error
+        raise Invalid(_not_an_array(body, error), code=CODE_NOT_RECORDS) from error
     except msgspec.DecodeError as error:
+        if not body.strip():
+            raise Invalid("The body is empty. Send a JSON array of objects.", code=CODE_NOT_JSON) from error
         raise Invalid(
             f"The body is not JSON ({_reason(error)}). Send a JSON array of objects.", code=CODE_NOT_JSON
         ) from error
+
+
+def _not_an_array(body: bytes | bytearray, error: msgspec.ValidationError) -> str:
+    if body.lstrip().startswith(b"{"):
+        return (
+            "The body must be a JSON array of objects: put records into [ and ], with commas between. "
+            "Newline-delimited JSON is not taken."
+        )
+    return f"The body must be a JSON array of objects ({_reason(error)})."
 
 
 def _too_deep() -> Invalid:

@@ -43,6 +43,11 @@ from penstock.pipelines.rolling import Pending, Rolling, backoff_ms, due_at_ms, 
 
 log = structlog.get_logger("penstock.pipelines")
 
+#: A clock that goes back by less is waited for; by more, it was wrong before.
+_CLOCK_BACK_MS_MAX = 1_000
+#: Files sealed in one step, which takes a few milliseconds.
+_SEALED_PER_STEP_MAX = 50
+
 #: What the broker's plan is too old for.
 CODE_PLAN_CHANGED = 1409
 CODE_UNKNOWN_PIPELINE = 1000
@@ -52,7 +57,7 @@ CREATE TABLE IF NOT EXISTS batches (
   sequence INTEGER PRIMARY KEY,
   end_record INTEGER NOT NULL,   -- records of the shard up to and with this row
   end_byte INTEGER NOT NULL,     -- bytes likewise
-  received_ms INTEGER NOT NULL,  -- never less than in the row before
+  received_ms INTEGER NOT NULL,  -- never less than in the row before, if that is not in a file yet
   crc32 INTEGER NOT NULL,
   body BLOB NOT NULL             -- NDJSON
 ) STRICT;
@@ -87,13 +92,6 @@ class ShardConfig(Struct, frozen=True):
     bucket: str
     prefix: str
     compression: Compression
-
-
-class ShardStatus(Struct, frozen=True):
-    """What a shard still holds."""
-
-    undelivered_records: int
-    undelivered_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +131,7 @@ class StreamShard(DurableObject[PipelineEnv]):
         self._first_pending_ms = self._received_ms(self._sealed.sequence + 1)
         self._alarm_ms = ctx.storage.get_alarm()
         self._working = False
+        self._clock_was_ahead = False
         self._failures = 0
         self._retry_ms: int | None = None
         self._note_backlog()
@@ -165,7 +164,7 @@ class StreamShard(DurableObject[PipelineEnv]):
         if version < config.version:
             raise Conflict("The pipeline's settings have changed.", code=CODE_PLAN_CHANGED)
         self._refuse_if_full(len(body))
-        now_ms = self._last_received_ms = max(self.ctx.clock.now_ms(), self._last_received_ms)
+        now_ms = self._last_received_ms = self._now_ms()
         end = Mark(self._end.sequence + 1, self._end.record + records, self._end.byte + len(body))
         self._sql.exec(
             "INSERT INTO batches VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
@@ -180,10 +179,24 @@ class StreamShard(DurableObject[PipelineEnv]):
         if self._first_pending_ms is None:
             self._first_pending_ms = now_ms
         self._note_backlog()
-        if not self._working:
-            due_ms = due_at_ms(self._pending(), config.rolling, now_ms)
+        if not self._working and self._retry_ms is None:
+            due_ms = self._due_ms(config)
             if self._alarm_ms is None or due_ms < self._alarm_ms:
                 self._set_alarm(due_ms)
+
+    def _now_ms(self) -> int:
+        """The time that a row gets. Rows that wait together have rising times, so when the clock goes back far,
+        what is there is sealed at once, and rows have the clock's time again when that is done."""
+        now_ms = self.ctx.clock.now_ms()
+        if self._last_received_ms - now_ms > _CLOCK_BACK_MS_MAX:
+            self._clock_was_ahead = True
+        return max(now_ms, self._last_received_ms)
+
+    def _due_ms(self, config: ShardConfig) -> int:
+        now_ms = self.ctx.clock.now_ms()
+        if self._closed or self._clock_was_ahead:
+            return now_ms
+        return due_at_ms(self._pending(), config.rolling, now_ms)
 
     def _refuse_if_full(self, size: int) -> None:
         limit = self.env.limits.undelivered_bytes_max
@@ -213,8 +226,8 @@ class StreamShard(DurableObject[PipelineEnv]):
             return
         self._config = config
         self._sql.exec("UPDATE state SET config = ?1", json.encode(config).decode())
-        if not self._working and self._first_pending_ms is not None:
-            self._set_alarm(due_at_ms(self._pending(), config.rolling, self.ctx.clock.now_ms()))
+        if not self._working:
+            self._set_next_alarm()
 
     def close(self) -> None:
         """Take no more records; deliver what is there, at once."""
@@ -222,10 +235,7 @@ class StreamShard(DurableObject[PipelineEnv]):
             self._closed = True
             self._sql.exec("UPDATE state SET closed = 1")
             if not self._working:
-                self._set_alarm(self.ctx.clock.now_ms())
-
-    def status(self) -> ShardStatus:
-        return ShardStatus(self._end.record - self._freed.record, self._end.byte - self._freed.byte)
+                self._set_next_alarm()
 
     # -- out ----------------------------------------------------------------------------------------------
 
@@ -235,21 +245,19 @@ class StreamShard(DurableObject[PipelineEnv]):
             await self._deliver_what_is_due()
         finally:
             self._working = False
-        self._alarm_ms = self._next_alarm_ms()
-        if self._alarm_ms is not None:
-            self.ctx.storage.set_alarm(self._alarm_ms)
+        self._set_next_alarm()
 
     async def _deliver_what_is_due(self) -> None:
         if self._retry_ms is not None and self.ctx.clock.now_ms() < self._retry_ms:
-            self._seal_what_is_due()
             return
         self._retry_ms = None
         while True:
-            self._seal_what_is_due()
-            file = self._oldest_file()
-            if file is None:
-                return
+            file = None
             try:
+                self._seal_what_is_due()
+                file = self._oldest_file()
+                if file is None:
+                    return
                 if not file.delivered:
                     await self._deliver(file)
                 await self._free(file)
@@ -257,20 +265,29 @@ class StreamShard(DurableObject[PipelineEnv]):
                 self._note_failure(file, error)
                 return
 
-    def _next_alarm_ms(self) -> int | None:
-        """When there is something to do again: a retry or a file that becomes due; None if neither."""
-        due_ms = None
-        if self._first_pending_ms is not None and self._config is not None:
-            due_ms = due_at_ms(self._pending(), self._config.rolling, self.ctx.clock.now_ms())
-        times = [at_ms for at_ms in (self._retry_ms, due_ms) if at_ms is not None]
-        return min(times, default=None)
+    def _set_next_alarm(self) -> None:
+        """Wake when there is something to do: a retry, or a file that becomes due. A retry comes first: nothing can
+        be done before it."""
+        at_ms = self._retry_ms
+        if at_ms is None and self._first_pending_ms is not None and self._config is not None:
+            at_ms = self._due_ms(self._config)
+        self._alarm_ms = at_ms
+        if at_ms is not None:
+            self.ctx.storage.set_alarm(at_ms)
 
     def _seal_what_is_due(self) -> None:
-        config, now_ms = self._config, self.ctx.clock.now_ms()
-        while config is not None and self._first_pending_ms is not None:
-            if not self._closed and due_at_ms(self._pending(), config.rolling, now_ms) > now_ms:
+        """Not all at once if that is very much: whoever delivers comes back for the rest."""
+        config = self._config
+        for _ in range(_SEALED_PER_STEP_MAX):
+            if config is None or self._first_pending_ms is None:
+                break
+            now_ms = self.ctx.clock.now_ms()
+            if self._due_ms(config) > now_ms:
                 return
             self._seal(config, now_ms)
+        if self._first_pending_ms is None and self._clock_was_ahead:
+            self._clock_was_ahead = False
+            self._last_received_ms = 0
 
     def _seal(self, config: ShardConfig, now_ms: int) -> None:
         """Fix the next file: range, name and key, in the transaction of this step."""
@@ -343,9 +360,10 @@ class StreamShard(DurableObject[PipelineEnv]):
             self._freed = freed
             self._note_backlog()
         self._sql.exec("DELETE FROM files WHERE ulid = ?1", file.ulid)
+        await self.ctx.storage.give_back_space()
 
-    def _note_failure(self, file: SealedFile, error: Exception) -> None:
-        """A file could not be delivered. It is tried for ever: no number of failures makes its records
+    def _note_failure(self, file: SealedFile | None, error: Exception) -> None:
+        """A file could not be sealed or delivered. It is tried for ever: no number of failures makes its records
         worthless, and meanwhile the budget of undelivered bytes stops what comes in."""
         self._failures += 1
         wait_ms = backoff_ms(self._failures, SINK_RETRY_BASE_MS, SINK_RETRY_MAX_MS, self.ctx.rng.random())
@@ -353,8 +371,8 @@ class StreamShard(DurableObject[PipelineEnv]):
         self.env.statistics.delivery_failures += 1
         log.warning(
             "file_not_delivered",
-            bucket=file.bucket,
-            key=file.key,
+            bucket=file.bucket if file else None,
+            key=file.key if file else None,
             failures=self._failures,
             retry_in_ms=wait_ms,
             error=str(error),

@@ -31,7 +31,7 @@ from penstock.server.connection import Connection
 from penstock.server.listen import Port
 from penstock.server.node import Node
 from penstock.server.settings import ServeSettings
-from penstock.server.supervision import EXIT_DISK, EXIT_NOT_NOW, EXIT_START
+from penstock.server.supervision import EXIT_DATA_GONE, EXIT_DISK, EXIT_NOT_NOW, EXIT_START
 from penstock.storage.disk import OsDisk
 from penstock.storage.object_store import FolderStore
 from penstock.storage.offload import Threads
@@ -69,6 +69,9 @@ class ExecutorPlace:
 
 def run_executor(place: ExecutorPlace) -> int:
     """Run until the supervisor says otherwise; gives the exit code."""
+    if not place.settings.data_dir.is_dir():
+        log.critical("data_dir_gone", data_dir=str(place.settings.data_dir))
+        return EXIT_DATA_GONE
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor decides
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     gc.freeze()

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from penstock.base.errors import PenstockError
-from penstock.base.limits import Limits
+from penstock.base.limits import METRICS_TIMEOUT_MS, Limits
 from penstock.http.app import App
 from penstock.http.auth import Account, Authenticator
 from penstock.http.control import Control
@@ -52,7 +52,15 @@ class Node:
         self._ready = False
         self._relay_statistics = relay_statistics
         self.statistics = PipelineStatistics()
-        self.runtime = Runtime(ports, folder, slot=slot, executors=executors, tasks=tasks, on_fatal=on_fatal)
+        self.runtime = Runtime(
+            ports,
+            folder,
+            slot=slot,
+            executors=executors,
+            tasks=tasks,
+            on_fatal=on_fatal,
+            wal_bytes_max=limits.wal_bytes_max,
+        )
         env = PipelineEnv(limits, executors, self.statistics)
         for cls in (Registry, Coordinator, StreamShard):
             self.runtime.register(cls, env)
@@ -89,12 +97,14 @@ class Node:
         return collect(self.ingest.statistics, self.statistics, self._relay_statistics, self.runtime, self.guard)
 
     async def _metrics(self) -> bytes:
-        return render({slot: await self._families_of(slot) for slot in range(self._executors)})
+        slots = range(self._executors)
+        return render(dict(zip(slots, await asyncio.gather(*map(self._families_of, slots)), strict=True)))
 
     async def _families_of(self, slot: int) -> list[Family] | None:
         if slot == self._slot:
             return self._families()
         try:
-            return decode_families(await self._ports.transport.request(slot, _METRICS))
-        except PenstockError:
+            async with asyncio.timeout(METRICS_TIMEOUT_MS / 1000):
+                return decode_families(await self._ports.transport.request(slot, _METRICS))
+        except (PenstockError, TimeoutError):
             return None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+#: The data directory is not there any more (sysexits.h: EX_NOINPUT). No start can succeed.
+EXIT_DATA_GONE = 66
 #: An executor exits with this when a disk refused to make data durable (sysexits.h: EX_IOERR). Starting it again
 #: would trust that disk again, so the whole server stops and a person looks.
 EXIT_DISK = 74
@@ -46,6 +48,8 @@ def on_executor_end(health: Health, exit_code: int, now_ms: int) -> tuple[Health
     ending soon after its start, at growing intervals."""
     if exit_code == EXIT_DISK:
         return health, Stop(EXIT_DISK, "the disk refused to make data durable")
+    if exit_code == EXIT_DATA_GONE:
+        return health, Stop(EXIT_DATA_GONE, "the data directory is gone")
     if now_ms - health.started_ms >= _SETTLED_MS:
         return replace(health, failures=0), Restart(0)
     failures = health.failures + 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import selectors
 import shutil
 import signal
@@ -40,10 +41,19 @@ log = structlog.get_logger("penstock.server")
 _CLOSE_SECONDS = 5.0
 
 
+def _raise_descriptor_limit() -> None:
+    """An active object takes three descriptors, a connection one; the usual soft limit of 1,024 is soon used up."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(ValueError, OSError):  # macOS takes no more than its kern.maxfilesperproc
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def serve(settings: ServeSettings) -> int:
     """Serve until SIGTERM or SIGINT; gives the exit code. 0: drained and stopped. 1: could not start, or had to
     kill. 70: executors do not start. 74: a disk refused to make data durable."""
     configure_logs(settings.log_format, process="supervisor")
+    _raise_descriptor_limit()
     try:
         if not 1 <= settings.executors <= EXECUTORS_MAX:
             raise PenstockError(f"--executors must be from 1 to {EXECUTORS_MAX}.")
@@ -65,11 +75,17 @@ def serve(settings: ServeSettings) -> int:
 def _sockets_folder(data_dir: Path) -> Iterator[str]:
     """A private folder with a short path: a Unix socket's may have at most 107 bytes."""
     note = data_dir / "sockets"
-    with contextlib.suppress(FileNotFoundError):
-        # Of a server that was killed. We hold the lock, so it is nobody's now.
-        shutil.rmtree(os.readlink(note), ignore_errors=True)
+    owner = f"{data_dir} {data_dir.stat().st_ino}"
+    if note.is_symlink():
+        # Of a server that was killed: we hold the lock, so it is nobody's now. In a copy of a data directory the
+        # note is a copy as well, and the folder another server's.
+        left = note.readlink()
+        with contextlib.suppress(OSError):
+            if (left / "owner").read_text() == owner:
+                shutil.rmtree(left, ignore_errors=True)
         note.unlink()
     folder = tempfile.mkdtemp(prefix="penstock-")
+    Path(folder, "owner").write_text(owner)
     note.symlink_to(folder)
     try:
         yield folder
@@ -159,6 +175,9 @@ class Supervisor:
                 log.info("ready", url=self._port.url, executors=len(self._executors))
         if DRAINED in words:
             executor.drained = True
+            if not self._stopping:  # somebody else told it to stop: let it end, and start another
+                os.close(executor.lifeline)
+                executor.lifeline = -1
 
     def _reap(self) -> None:
         for executor in self._executors:

@@ -95,6 +95,9 @@ class Database:
         )
         if not self._disk.shares_wal_index:
             connection.pragma("locking_mode", "exclusive")
+        if not connection.pragma("page_count"):
+            # Can be said of a new database only: lets free pages be given back in slices.
+            connection.pragma("auto_vacuum", "incremental")
         connection.pragma("journal_mode", "wal")
         connection.set_busy_timeout(_BUSY_MS_MAX)
         connection.pragma("synchronous", "normal")
@@ -132,10 +135,6 @@ class Database:
             return self._connection.execute(sql, parameters)
         except (apsw.FullError, apsw.IOError, apsw.CorruptError, apsw.NotADBError, apsw.BusyError) as error:
             raise translate(error, self._path) from error
-
-    @property
-    def in_transaction(self) -> bool:
-        return self._connection.in_transaction
 
     @property
     def has_uncommitted_writes(self) -> bool:
@@ -276,6 +275,12 @@ def _io_errors_fence(path: str) -> Iterator[None]:
 _FSYNC_CODES = (apsw.SQLITE_IOERR_FSYNC, apsw.SQLITE_IOERR_DIR_FSYNC)
 
 
+def _disk_failed(path: str, error: apsw.Error | OSError) -> Unavailable:
+    # Clients may read this: the file's own name helps whoever looks into the data directory, its place nobody else.
+    reason = error.strerror if isinstance(error, OSError) else str(error)
+    return Unavailable(f"The disk failed on {posixpath.basename(path)} ({reason}).", retry_after_s=1)
+
+
 def _disk_full() -> StorageFull:
     return StorageFull(
         "The disk is full; nothing was stored. It works again when there is room.", retry_after_s=DISK_FULL_RETRY_S
@@ -294,9 +299,9 @@ def translate(error: apsw.Error | OSError, path: str) -> PenstockError | Excepti
         case apsw.BusyError():
             return Unavailable(f"{path} is open in another process.", retry_after_s=1)
         case apsw.IOError() | apsw.CantOpenError():
-            return Unavailable(f"The disk failed on {path} ({error}).", retry_after_s=1)
-        case OSError() if error.errno == errno.ENOSPC:
+            return _disk_failed(path, error)
+        case OSError() if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return _disk_full()
         case OSError():
-            return Unavailable(f"The disk failed on {path} ({error}).", retry_after_s=1)
+            return _disk_failed(path, error)
     return error

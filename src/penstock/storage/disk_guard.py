@@ -28,7 +28,7 @@ class DiskGuard:
         """Look at the free space now and then, for ever."""
         while True:
             await self._clock.sleep_ms(DISK_CHECK_INTERVAL_MS)
-            self.free_bytes = await self._offload.run("bulk", partial(self._disk.free_bytes, self._path))
+            self.free_bytes = await self._offload.run("database", partial(self._disk.free_bytes, self._path))
 
     def check(self) -> None:
         """Raises `StorageFull` when what is free is the reserve, or less."""

@@ -70,7 +70,11 @@ class FolderStore:
         with translated_errors(target):
             self._disk.make_dirs(self._temporary)
             self._disk.make_dirs(posixpath.dirname(target))
-            size = self._disk.write(unfinished, chunks())
+            try:
+                size = self._disk.write(unfinished, chunks())
+            except Exception:
+                self._disk.remove(unfinished)  # on a full disk its room is needed
+                raise
             self._disk.rename(unfinished, target)
             self._disk.sync_dir(posixpath.dirname(target))
         return size

@@ -14,8 +14,9 @@ from typing import Literal, Protocol, TypeVar
 
 T = TypeVar("T")
 
-#: `sync` is for the relay alone, so that a commit never queues behind a large file; `bulk` is for the rest.
-OffloadLane = Literal["sync", "bulk"]
+#: `sync` is for the relay alone, so that a commit never queues behind anything. `database` is for what calls may
+#: wait for: opening, checkpoints, closing, a look at the free space. `bulk` is for what takes its time: files.
+OffloadLane = Literal["sync", "database", "bulk"]
 
 
 class Offload(Protocol):
@@ -30,15 +31,16 @@ class Offload(Protocol):
 
 
 class Threads:
-    """Threads of this process: one for the relay, two for bulk work.
+    """Threads of this process: one for the relay, one for databases, two for files.
 
-    Two bulk threads keep a checkpoint from waiting for a long file. More would only contend for the GIL: what
-    they do (zlib, SQLite, write) releases it, the Python between does not.
+    More would only contend for the GIL: what they do (zlib, SQLite, write) releases it, the Python between does
+    not.
     """
 
     def __init__(self) -> None:
         self._lanes = {
             "sync": ThreadPoolExecutor(1, thread_name_prefix="sync"),
+            "database": ThreadPoolExecutor(1, thread_name_prefix="database"),
             "bulk": ThreadPoolExecutor(2, thread_name_prefix="bulk"),
         }
 

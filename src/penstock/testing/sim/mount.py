@@ -129,6 +129,8 @@ class _SimWalFile:
         self._mount.disk.sync(self._inode)
 
     def read(self, offset: int, size: int) -> bytes:
+        if not self._mount.alive:
+            raise Crashed
         return bytes(self._inode.content[offset : offset + size])
 
     def close(self) -> None:

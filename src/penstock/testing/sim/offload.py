@@ -16,7 +16,7 @@ from penstock.testing.sim.loop import VirtualLoop
 T = TypeVar("T")
 
 #: As many at once as `Threads` has threads.
-_WIDTH: dict[OffloadLane, int] = {"sync": 1, "bulk": 2}
+_WIDTH: dict[OffloadLane, int] = {"sync": 1, "database": 1, "bulk": 2}
 
 _Job = tuple[Callable[[], Any], "asyncio.Future[Any]"]
 
@@ -31,8 +31,8 @@ class SimOffload:
         #: Shortest and longest duration of a piece of work. May be changed at any time: a slow disk.
         self.delay_ms = delay_ms
         self._dead = False
-        self._waiting: dict[OffloadLane, deque[_Job]] = {"sync": deque(), "bulk": deque()}
-        self._running: dict[OffloadLane, int] = {"sync": 0, "bulk": 0}
+        self._waiting: dict[OffloadLane, deque[_Job]] = {lane: deque() for lane in _WIDTH}
+        self._running: dict[OffloadLane, int] = dict.fromkeys(_WIDTH, 0)
 
     async def run(self, lane: OffloadLane, work: Callable[[], T]) -> T:
         # As with threads, the work goes on when its caller is cancelled: it hangs on the loop, not on the caller.

@@ -92,7 +92,9 @@ class Scenario:
         limits = Limits(
             disk_reserve_bytes=64 * 1024,
             undelivered_bytes_max=rng.choice([20_000, 1_000_000]),
-            inflight_bytes_max=rng.choice([2_000, 1_000_000]),
+            inflight_bytes_max=rng.choice([5_000, 1_000_000]),
+            body_bytes_max=5_000,
+            wal_bytes_max=rng.choice([30_000, 32 << 20]),
         )
         self._seed = seed
         self._settings = settings
