@@ -10,8 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
+from penstock.base.errors import Invalid
 from penstock.base.limits import EXECUTORS_MAX, Limits
 from penstock.cli import output
+from penstock.cli.errors import WrongFlag
 from penstock.cli.own_command import data_dir_flag, own_command
 from penstock.cli.sizes import format_bytes, parse_bytes
 from penstock.cli.target import CREDENTIALS_FILE, DATA_DIR_DEFAULT
@@ -118,6 +120,13 @@ def serve(
             "Ingestion stops (507) when the file system has less than this free.",
         ),
     ] = _DEFAULT.disk_reserve_bytes,
+    wal_bytes_max: Annotated[
+        int,
+        _limit(
+            "wal_bytes_max",
+            "An object's log is copied back into its database when it is larger than this.",
+        ),
+    ] = _DEFAULT.wal_bytes_max,
 ) -> None:
     """Run the server until SIGTERM or Ctrl-C.
 
@@ -131,6 +140,17 @@ def serve(
     log_format = log_format or (LogFormat.console if terminal else LogFormat.json)
     if terminal and log_format is LogFormat.console:
         _speak_plainly(data_dir)
+    try:
+        limits = Limits(
+            body_bytes_max=body_bytes_max,
+            control_body_bytes_max=control_body_bytes_max,
+            inflight_bytes_max=inflight_bytes_max,
+            undelivered_bytes_max=undelivered_bytes_max,
+            disk_reserve_bytes=disk_reserve_bytes,
+            wal_bytes_max=wal_bytes_max,
+        )
+    except Invalid as error:
+        raise WrongFlag(error.message) from error
     settings = ServeSettings(
         data_dir=data_dir,
         host=host,
@@ -138,13 +158,7 @@ def serve(
         executors=executors or _cores(),
         drain_seconds=drain_seconds,
         log_format=log_format.value,
-        limits=Limits(
-            body_bytes_max=body_bytes_max,
-            control_body_bytes_max=control_body_bytes_max,
-            inflight_bytes_max=inflight_bytes_max,
-            undelivered_bytes_max=undelivered_bytes_max,
-            disk_reserve_bytes=disk_reserve_bytes,
-        ),
+        limits=limits,
     )
     raise typer.Exit(run(settings))
 
