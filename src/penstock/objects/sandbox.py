@@ -63,7 +63,7 @@ _FUNCTIONS = """
 core
   abs changes char coalesce concat concat_ws format glob hex if ifnull iif instr last_insert_rowid length like
   likelihood likely lower ltrim max min nullif octet_length printf quote random randomblob replace round rtrim sign
-  soundex substr substring total_changes trim typeof unhex unicode unistr unistr_quote unlikely upper zeroblob
+  substr substring total_changes trim typeof unhex unicode unistr unistr_quote unlikely upper zeroblob
 times
   current_date current_time current_timestamp date datetime julianday strftime time timediff unixepoch
 aggregates

@@ -162,9 +162,10 @@ class Sql:
                 statement = self._run_all_but_last(query)
             self._sandbox.text = statement
             rows: Any = self._execute(statement, bindings)
-            written = self._total_changes() - before
-            if written:
+            if "returning" in statement.lower() and _writes(rows):
+                # To its end: half way through, it would keep the step from being committed.
                 rows = iter(rows.fetchall())
+            written = self._total_changes() - before
         except (apsw.Error, TypeError, ValueError, OverflowError) as error:
             raise self.error_of(error, bindings) from error
         return SqlCursor(self, rows, statement, bindings, written)
@@ -220,8 +221,8 @@ class Sql:
             self._committer.break_with(lost)
             return lost
         match error:
-            case apsw.AuthError():
-                return Invalid(self._sandbox.reason or str(error))
+            case apsw.AuthError() | apsw.SQLError() if _is_refusal(error):
+                return Invalid(self._sandbox.reason)
             case apsw.BindingsError() | TypeError() | OverflowError() | UnicodeEncodeError():
                 return Invalid(_wrong_with_bindings(error, bindings))
             case apsw.ConstraintError():
@@ -249,6 +250,19 @@ class SystemSql:
 
 _BINDINGS = (type(None), int, float, str, bytes, bytearray, memoryview)
 _INT64 = range(-(1 << 63), 1 << 63)
+
+
+def _is_refusal(error: apsw.Error) -> bool:
+    # For functions SQLite says so in words only.
+    return isinstance(error, apsw.AuthError) or str(error).startswith("not authorized")
+
+
+def _writes(cursor: apsw.Cursor) -> bool:
+    """Whether a statement that has rows to give is one that writes."""
+    try:
+        return not cursor.is_readonly
+    except apsw.ExecutionCompleteError:
+        return False
 
 
 def _wrong_with_bindings(error: Exception, bindings: tuple[object, ...]) -> str:

@@ -11,7 +11,8 @@ import apsw
 _TOKEN = re.compile(
     r"""'[^']*' | "[^"]*" | `[^`]*` | \[[^\]]*\] | --[^\n]* | /\*.*?(?:\*/|\Z) | ;""", re.VERBOSE | re.DOTALL
 )
-_NOTHING = re.compile(r"(?: \s | ; | --[^\n]* | /\*.*?(?:\*/|\Z) )*", re.VERBOSE | re.DOTALL)
+# Atomic (?>...): or a comment could be made longer until it swallows a statement.
+_NOTHING = re.compile(r"(?> \s | ; | --[^\n]* | /\*.*?(?:\*/|\Z) )*", re.VERBOSE | re.DOTALL)
 
 
 @lru_cache(maxsize=256)
