@@ -119,7 +119,8 @@ class ObjectStorage:
         The object can be used on at once, but its constructor does not run again: tables must be made anew.
         `sql.database_size` goes down to next to nothing; the file keeps its size, and its room is used again.
 
-        Raises `Invalid` within `transaction_sync`, and while an `sql` cursor has rows that were not read.
+        Raises `Invalid` within `transaction_sync`, and while an `sql` cursor has rows that were not read; they
+        cannot be read any more then.
         """
         if self._savepoints:
             raise Invalid("delete_all cannot be undone, so it is not allowed within transaction_sync.")
