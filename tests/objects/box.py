@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from penstock.objects import DurableObject
+from penstock.objects import AlarmInfo, DurableObject
 from penstock.objects.storage import ObjectStorage
 
 from .world import World, run
@@ -25,6 +25,13 @@ class Box(DurableObject[SimpleNamespace]):
         except BaseException as error:
             self.env.error = error
             raise
+
+    async def alarm(self, info: AlarmInfo) -> None:
+        """Does what `env.on_alarm` says, and counts."""
+        self.env.fired = getattr(self.env, "fired", 0) + 1
+        on_alarm = getattr(self.env, "on_alarm", None)
+        if on_alarm is not None:
+            on_alarm(self.ctx.storage)
 
 
 async def do(world: World, work: Work, name: str = "a") -> Any:

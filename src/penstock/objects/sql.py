@@ -155,9 +155,9 @@ class Sql:
         `base/limits.py`); `SqlError` for what SQLite does not accept, among it `SqlConstraintError`; `StorageFull`
         when the disk is full: the object then starts again from what is durable.
         """
-        before = self._total_changes()
         statement = query
         try:
+            before = self._total_changes()
             if ";" in query:
                 statement = self._run_all_but_last(query)
             self._sandbox.text = statement
@@ -191,6 +191,8 @@ class Sql:
     def database_size(self) -> int:
         """Bytes of the database that are in use. The file itself does not shrink; room that became free in it is
         used again."""
+        if self._committer.broken is not None:
+            raise self._committer.broken
         return self._committer.database.size_bytes
 
     def column_names(self, statement: str, bindings: tuple[SqlValue, ...]) -> tuple[str, ...]:
@@ -210,6 +212,8 @@ class Sql:
 
     def error_of(self, error: Exception, bindings: tuple[SqlValue, ...] = ()) -> Exception:
         """What to raise for an error of apsw's. If the transaction is lost, the object starts again."""
+        if self._committer.broken is not None:
+            return self._committer.broken
         if isinstance(error, apsw.Error):
             disk_error = self._committer.database.translate(error)
             if isinstance(disk_error, PenstockError):

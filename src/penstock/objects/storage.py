@@ -66,6 +66,8 @@ class ObjectStorage:
     @cached_property
     def sql(self) -> Sql:
         """The object's own tables."""
+        if self.committer.broken is not None:
+            raise self.committer.broken
         return Sql(self)
 
     @cached_property
@@ -124,22 +126,22 @@ class ObjectStorage:
         """
         if self._savepoints:
             raise Invalid("delete_all cannot be undone, so it is not allowed within transaction_sync.")
-        # Without foreign keys, or the order of the tables would matter, and there may be none that is right.
-        with self.committer.database.foreign_keys_off():
-            try:
-                self.transaction_sync(self._drop_everything)
-            except apsw.LockedError as error:
-                raise Invalid("delete_all needs all cursors to be read to their end, or let go.") from error
+        try:
+            self.transaction_sync(self._drop_everything)
+        except apsw.LockedError as error:
+            raise Invalid("delete_all needs all cursors to be read to their end, or let go.") from error
         self.kv.forget()
 
     def _drop_everything(self) -> None:
         row: tuple[Any, ...]
-        for row in self.execute(_TRIGGERS).fetchall():
-            self.execute(f"DROP TRIGGER {_quoted(row[0])}")
-        for row in self.execute(_EVERYTHING).fetchall():
-            kind, name = row
-            # It may have gone with a virtual table.
-            self.execute(f"DROP {kind} IF EXISTS {_quoted(name)}")
+        # Without foreign keys: else the order of the tables would matter, and there may be none that is right.
+        with self.committer.database.foreign_keys_off():
+            for row in self.execute(_TRIGGERS).fetchall():
+                self.execute(f"DROP TRIGGER {_quoted(row[0])}")
+            for row in self.execute(_EVERYTHING).fetchall():
+                kind, name = row
+                # It may have gone with a virtual table.
+                self.execute(f"DROP {kind} IF EXISTS {_quoted(name)}")
         self.delete_alarm()
 
     def reader(self) -> AbstractContextManager[Reader]:
@@ -175,7 +177,8 @@ class ObjectStorage:
         self.alarm_hidden = False
         self.alarm_touched = True
         if alarm is None:
-            self.execute("DELETE FROM _penstock_alarm")
+            # The condition is for SQLite, which without one clears the table even if it is empty.
+            self.execute("DELETE FROM _penstock_alarm WHERE id = 0")
         else:
             self.execute(_SET_ALARM, (alarm.at_ms, alarm.retries, alarm.failed))
 
