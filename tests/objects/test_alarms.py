@@ -297,7 +297,7 @@ def test_a_handler_that_fails_for_what_is_not_its_fault_is_retried_until_it_pass
 
     async def away(sleeper: Sleeper, info: AlarmInfo) -> None:
         if len(sleeper.env.fired) <= 20:
-            raise error
+            raise type(error)(error.message)
         raise RuntimeError("a bug")
 
     async def main(world: World) -> None:
