@@ -80,6 +80,33 @@ ALARM_RETRY_BASE_MS = 2_000
 #: Due alarms started at once per executor; the rest wait their turn.
 ALARMS_RUNNING_MAX = 64
 
+#: SQL of user classes: Cloudflare's limits. SQLite holds each of them itself.
+#: One query's text, UTF-8; with several statements, all of them together.
+SQL_TEXT_BYTES_MAX = 100_000
+#: One row, and so one string or blob: 2 MB, and some room for the rest of the row.
+SQL_ROW_BYTES_MAX = 2_200_000
+#: Columns of a table, an index, a view or a result.
+SQL_COLUMNS_MAX = 100
+SQL_BINDINGS_MAX = 100
+#: Arguments of one call of an SQL function: many, because `json_object` takes two for each field.
+SQL_FUNCTION_ARGUMENTS_MAX = 127
+#: The pattern of LIKE and GLOB, whose cost may grow with the square of its length.
+SQL_PATTERN_BYTES_MAX = 50
+SQL_EXPRESSION_DEPTH_MAX = 100
+#: Terms of UNION, INTERSECT and EXCEPT.
+SQL_COMPOUND_TERMS_MAX = 5
+#: Instructions that one statement is compiled to. It bounds what a statement is, not how long it runs.
+SQL_INSTRUCTIONS_MAX = 25_000
+SQL_TRIGGER_DEPTH_MAX = 10
+
+#: `storage.kv`: Cloudflare's limits. Key and value are a row, so together they fit into `SQL_ROW_BYTES_MAX`.
+KV_KEY_BYTES_MAX = 2 * KIB
+KV_ENTRY_BYTES_MAX = 2 * MIB
+#: Keys of one get, put or delete.
+KV_BATCH_KEYS_MAX = 128
+#: `list` reads this many entries at once: up to 64 MiB of the largest.
+KV_PAGE_ENTRIES = 32
+
 #: A call to an object in another process fails with `Unavailable` after this time.
 CALL_TIMEOUT_MS = 30_000
 #: An executor that has not given its metrics by then shows as down; scrapers give up after 10 s.

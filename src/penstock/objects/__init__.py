@@ -3,6 +3,18 @@
 from penstock.objects.durable_object import AlarmInfo, Context, DurableObject
 from penstock.objects.identity import ObjectId
 from penstock.objects.runtime import Runtime
+from penstock.objects.sql import SqlConstraintError, SqlCursor, SqlError
 from penstock.objects.stub import Namespace, Stub
 
-__all__ = ["AlarmInfo", "Context", "DurableObject", "Namespace", "ObjectId", "Runtime", "Stub"]
+__all__ = [
+    "AlarmInfo",
+    "Context",
+    "DurableObject",
+    "Namespace",
+    "ObjectId",
+    "Runtime",
+    "SqlConstraintError",
+    "SqlCursor",
+    "SqlError",
+    "Stub",
+]

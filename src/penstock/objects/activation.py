@@ -22,7 +22,7 @@ import structlog
 
 from penstock.base.errors import Fenced, Internal, PenstockError, Unavailable
 from penstock.base.limits import BLOCK_CONCURRENCY_MS_MAX
-from penstock.objects.alarm import Alarm, must_index_before_commit, on_fired, on_handler_failed
+from penstock.objects.alarm import Alarm, is_counted, must_index_before_commit, on_fired, on_handler_failed
 from penstock.objects.committer import Committer
 from penstock.objects.durable_object import AlarmInfo, Context, DurableObject, GatedBuckets
 from penstock.objects.gate import InputGate
@@ -291,7 +291,8 @@ class Activation:
             log.exception("alarm_failed", object=str(self.id), retries=alarm.retries, error=str(error))
             self._runtime.statistics.alarm_failures += 1
             if storage.alarm_hidden:  # unless the handler set another, which replaces the retries
-                after = on_handler_failed(alarm, self._ports.clock.now_ms(), self._ports.rng)
+                now_ms = self._ports.clock.now_ms()
+                after = on_handler_failed(alarm, now_ms, self._ports.rng, counted=is_counted(error))
                 self._runtime.statistics.alarms_given_up += after.failed
                 storage.write_alarm(after)
         finally:
