@@ -302,8 +302,8 @@ def test_space_is_given_back_after_a_backlog(tmp_path: Path) -> None:
     async def main() -> None:
         async with machine(tmp_path) as server:
             stub = server.stub(0)
-            for _ in range(30):
-                await stub.add(bytes(5_000_000))
+            for _ in range(80):
+                await stub.add(bytes(2_000_000))
             await stub.clear()
 
     run(main)
