@@ -17,7 +17,7 @@ GIB = 1024 * MIB
 class Limits:
     """Bounds that an operator may raise (`penstock serve --help`)."""
 
-    #: One ingest request's body. Cloudflare Pipelines: 5 MB, decimal.
+    #: The body of one ingest request, or of one to an object. Cloudflare Pipelines: 5 MB, decimal.
     body_bytes_max: int = 5_000_000
     #: One control request's body; the largest legal pipeline description is a few KiB.
     control_body_bytes_max: int = 1 * MIB
@@ -51,6 +51,21 @@ ALARM_RETRIES_MAX = 6
 ALARM_RETRY_BASE_MS = 2_000
 #: Due alarms started at once per executor; the rest wait their turn.
 ALARMS_RUNNING_MAX = 64
+
+#: An object's name in a URL. Longer ones would not fit into what proxies let through.
+OBJECT_NAME_BYTES_MAX = 1_024
+#: A class's name becomes the name of a folder and the label of a metric.
+CLASS_NAME_LENGTH_MAX = 64
+#: Objects whose failures an executor remembers, and how much of each failure's text: 10 MB at the most.
+FAILURES_KEPT_MAX = 10_000
+FAILURE_TEXT_LENGTH_MAX = 1_000
+
+#: An operator's query on one object: it runs beside the loop, but keeps the object's log from starting again, and a
+#: start of the object waits for it.
+QUERY_MS_MAX = 2_000
+QUERY_ROWS_MAX = 1_000
+QUERY_RESULT_BYTES_MAX = 4 * MIB
+QUERY_SQL_BYTES_MAX = 100_000
 
 #: A call to an object in another process fails with `Unavailable` after this time.
 CALL_TIMEOUT_MS = 30_000

@@ -27,6 +27,7 @@ from penstock.objects.committer import Committer
 from penstock.objects.durable_object import AlarmInfo, Context, DurableObject, GatedBuckets
 from penstock.objects.gate import InputGate
 from penstock.objects.identity import ObjectId
+from penstock.objects.inscription import note_identity
 from penstock.objects.storage import ObjectStorage
 from penstock.storage.database import Database
 from penstock.storage.relay import Commit
@@ -97,6 +98,7 @@ class Activation:
             self._storage = ObjectStorage(self._committer)
             self._indexed_ms = self._runtime.alarms.indexed_ms(self.id)
             self._storage.create_tables()
+            note_identity(self._storage.execute, self.id)
             self._object = build(self._context())
             await self._committer.wait_durable()
             self._check_still_starting()
@@ -104,6 +106,8 @@ class Activation:
         except Exception as error:  # noqa: BLE001 - user code runs in there
             self.refusal = self.refusal or _as_penstock_error(error, self.id, "start")
             log.warning("object_not_started", object=str(self.id), error=self.refusal.message)
+            if self.phase is Phase.STARTING:  # else it was closed meanwhile
+                self._runtime.note_failure(self.id, error)
             self._runtime.discard(self, self.refusal)
         self._started.set()
         self.gate.unshut()
@@ -138,6 +142,16 @@ class Activation:
                 self.gate.unshut()
 
         self._runtime.tasks.create_task(run())
+
+    async def wait_started(self) -> None:
+        """Return when its database is open, or could not be opened."""
+        await self._started.wait()
+
+    async def wait_shipped(self) -> None:
+        """After `wait_started`: return when everything that was committed is durable, whatever became of the
+        object."""
+        if self._database is not None:
+            await self._committer.wait_shipped()
 
     @property
     def is_idle(self) -> bool:
@@ -199,6 +213,7 @@ class Activation:
             raise
         except Exception as error:
             log.exception("object_method_failed", object=str(self.id), method=method)
+            self._runtime.note_failure(self.id, error)
             await self._committer.wait_durable()
             raise _as_penstock_error(error, self.id, method) from error
         finally:
@@ -290,6 +305,7 @@ class Activation:
                 raise self._committer.broken from error
             log.exception("alarm_failed", object=str(self.id), retries=alarm.retries, error=str(error))
             self._runtime.statistics.alarm_failures += 1
+            self._runtime.note_failure(self.id, error)
             if storage.alarm_hidden:  # unless the handler set another, which replaces the retries
                 after = on_handler_failed(alarm, self._ports.clock.now_ms(), self._ports.rng)
                 self._runtime.statistics.alarms_given_up += after.failed

@@ -229,3 +229,14 @@ def _adopt(disk: Disk, path: str, rows: list[tuple[Any, ...]]) -> None:
     for row in rows:
         database.execute(_SET, row)
     database.close()
+
+
+def forget_namespace(disk: Disk, folder: str, namespace: str) -> None:
+    """Remove the entries of all objects of a namespace. Blocks; run it before the executors start."""
+    for name in disk.list_dir(folder):
+        if name.endswith(".db"):
+            database = Database.open(disk, f"{folder}/{name}")
+            for table in _TABLES:
+                database.execute(table)
+            database.execute("DELETE FROM alarms WHERE namespace = ?1", (namespace,))
+            database.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 from penstock.base.clock import Clock
 from penstock.base.rng import Rng
@@ -93,6 +93,9 @@ class DurableObject(Generic[Env]):
     The constructor runs once per activation: make tables there and read into memory what calls need. It must
     not assume that it runs only once in the object's life.
     """
+
+    #: Whether anybody may reach the class's `fetch` over HTTP, without the account's token.
+    public: ClassVar[bool] = False
 
     def __init__(self, ctx: Context, env: Env) -> None:
         self.ctx = ctx

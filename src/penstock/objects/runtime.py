@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from penstock.objects import remote
 from penstock.objects.activation import Activation
 from penstock.objects.alarm_index import AlarmIndex
 from penstock.objects.durable_object import Context, DurableObject
+from penstock.objects.failures import FailureLog
 from penstock.objects.gate import InputGate
 from penstock.objects.identity import ObjectId
 from penstock.objects.placement import owner
@@ -26,11 +28,22 @@ from penstock.storage.ports import Ports
 log = structlog.get_logger("penstock.objects")
 
 
+@dataclass(slots=True)
+class ClassStatistics:
+    """Counters since start, of one class. `failures` are the errors that nobody meant: of a start, a method, an
+    alarm."""
+
+    calls: int = 0
+    failures: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class _Class:
     cls: type[DurableObject[Any]]
     env: Any
     methods: dict[str, Method]
+    namespace: str
+    statistics: ClassStatistics
 
 
 @dataclass(slots=True)
@@ -66,28 +79,43 @@ class Runtime:
         self.statistics = RuntimeStatistics()
         self._folder = folder
         self._on_fatal = on_fatal
+        #: By the class's name, and by the namespace of its objects.
         self._classes: dict[str, _Class] = {}
+        self._namespaces: dict[str, _Class] = {}
+        self.failures = FailureLog()
         self._active: dict[str, Activation] = {}
         self._stopping = False
         self.alarms = AlarmIndex(
             ports, f"{folder}/alarms/{slot}.db", tasks, fire=self._fire_alarm, on_fatal=on_fatal
         )
 
-    def register(self, cls: type[DurableObject[Any]], env: Any = None) -> None:
-        """Make a class known under its own name, which is the namespace of its objects."""
-        assert cls.__name__ not in self._classes, cls
-        self._classes[cls.__name__] = _Class(cls, env, remote.methods_of(cls))
+    def register(self, cls: type[DurableObject[Any]], env: Any = None, namespace: str | None = None) -> None:
+        """Make a class known under its own name. `namespace` is where its objects are, by default a place of that
+        name; a class that was renamed keeps the one it had, and its objects their keys."""
+        namespace = namespace or cls.__name__
+        assert cls.__name__ not in self._classes and namespace not in self._namespaces, cls
+        known = _Class(cls, env, remote.methods_of(cls), namespace, ClassStatistics())
+        self._classes[cls.__name__] = self._namespaces[namespace] = known
 
     def namespace(self, name: str, before_call: BeforeCall | None = None) -> Namespace:
-        """The objects of a class. `before_call`, if given, is awaited before each call: an object's output
-        gate."""
-        return Namespace(self, name, self._class(name).methods, before_call)
+        """The objects of a class, by the class's name. `before_call`, if given, is awaited before each call: an
+        object's output gate."""
+        known = self._classes.get(name)
+        if known is None:
+            raise Invalid(f"There is no class {name!r}; known are {', '.join(self._classes)}.")
+        return Namespace(self, known.namespace, known.methods, before_call)
 
-    def _class(self, name: str) -> _Class:
+    def _class(self, namespace: str) -> _Class:
         try:
-            return self._classes[name]
+            return self._namespaces[namespace]
         except KeyError:
-            raise Invalid(f"There is no class {name!r}; known are {', '.join(self._classes)}.") from None
+            raise Invalid(
+                f"There is no namespace {namespace!r}; known are {', '.join(self._namespaces)}."
+            ) from None
+
+    def path(self, namespace: str, key: str) -> str:
+        """Of an object's database."""
+        return f"{self._folder}/objects/{namespace}/{key[:2]}/{key}.db"
 
     def owner(self, id: ObjectId) -> int:
         return owner(id.key, self.executors)
@@ -96,6 +124,26 @@ class Runtime:
     def active(self) -> int:
         """Objects in memory."""
         return len(self._active)
+
+    def active_object(self, key: str) -> Activation | None:
+        """An object of this executor, if it is in memory."""
+        return self._active.get(key)
+
+    @property
+    def namespaces(self) -> dict[str, str]:
+        """The namespace of each class, by the class's name."""
+        return {name: known.namespace for name, known in self._classes.items()}
+
+    def class_statistics(self) -> Iterator[tuple[str, int, ClassStatistics]]:
+        """Of each class its name, how many of its objects are in memory, and its counters."""
+        active = Counter(activation.id.namespace for activation in self._active.values())
+        for name, known in self._classes.items():
+            yield name, active[known.namespace], known.statistics
+
+    def note_failure(self, id: ObjectId, error: BaseException) -> None:
+        """An error that nobody meant came out of an object."""
+        self._class(id.namespace).statistics.failures += 1
+        self.failures.note(id.key, error, self.ports.clock.now_ms())
 
     # -- life ---------------------------------------------------------------------------------------------
 
@@ -148,6 +196,7 @@ class Runtime:
 
     async def call_here(self, id: ObjectId, method: str, args: tuple[Any, ...]) -> Any:
         """Call a method of an object that lives here."""
+        self._class(id.namespace).statistics.calls += 1
         return await self._activation(id).call(method, args)
 
     async def call_next(self, ended: Activation, method: str, args: tuple[Any, ...]) -> Any:
@@ -190,7 +239,7 @@ class Runtime:
 
     def _activate(self, id: ObjectId, gate: InputGate) -> Activation:
         known = self._class(id.namespace)
-        path = f"{self._folder}/objects/{id.namespace}/{id.key[:2]}/{id.key}.db"
+        path = self.path(id.namespace, id.key)
         activation = self._active[id.key] = Activation(self, id, path, gate)
         self.statistics.activations += 1
 
