@@ -267,7 +267,7 @@ class Face:
 
     @property
     def inflight_bytes(self) -> int:
-        return self.node.ingest.statistics.inflight_bytes
+        return self.node.inflight.bytes
 
 
 def content(path: Path) -> bytes:

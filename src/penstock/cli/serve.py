@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from penstock.base.limits import EXECUTORS_MAX, Limits
+from penstock.cli.errors import CliError
 from penstock.cli.sizes import format_bytes, parse_bytes
 
 _DEFAULT = Limits()
@@ -61,6 +62,14 @@ def serve(
         int,
         typer.Option(envvar="PENSTOCK_PORT", min=0, max=65535, help="Port to listen on; 0 = any free one."),
     ] = 8787,
+    app: Annotated[
+        str | None,
+        typer.Option(
+            envvar="PENSTOCK_APP",
+            metavar="FILE_OR_MODULE",
+            help="Your durable objects: a Python file, or a module that can be imported.",
+        ),
+    ] = None,
     executors: Annotated[
         int | None,
         typer.Option(
@@ -119,7 +128,10 @@ def serve(
     from penstock.server.settings import ServeSettings
     from penstock.server.supervisor import serve as run
 
+    # First of all: nothing of the server is open yet that the user's code could see, or that it could disturb.
+    application = {} if app is None else {"application": _load(app)}
     settings = ServeSettings(
+        **application,
         data_dir=data_dir,
         host=host,
         port=port,
@@ -135,3 +147,13 @@ def serve(
         ),
     )
     raise typer.Exit(run(settings))
+
+
+def _load(app: str) -> Any:
+    from penstock.base.errors import Invalid
+    from penstock.server.application import load_application
+
+    try:
+        return load_application(app)
+    except Invalid as error:
+        raise CliError(error.message) from None

@@ -63,6 +63,8 @@ class ExecutorPlace:
     account: Account
     port: Port
     sockets_folder: str
+    #: Of each of the application's classes, where its objects are.
+    namespaces: dict[str, str]
     lifeline: int
     status: int
 
@@ -181,6 +183,8 @@ def _build(place: ExecutorPlace, tasks: asyncio.TaskGroup) -> tuple[Node, UnixTr
         executors=place.settings.executors,
         tasks=tasks,
         on_fatal=_fatal,
+        application=place.settings.application,
+        namespaces=place.namespaces,
     )
     return node, transport
 
