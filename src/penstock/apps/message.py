@@ -56,7 +56,7 @@ class Headers(Struct, frozen=True, array_like=True):
         return len(self.pairs)
 
 
-class Request(Struct, frozen=True):
+class Request(Struct, frozen=True, array_like=True):
     """What `fetch` is called with.
 
     `path` is what follows the object's name, percent-decoded, and starts with `/`. `query_string` is what follows
@@ -89,7 +89,7 @@ class Request(Struct, frozen=True):
             raise Invalid(f"The body is not JSON: {error}.") from error
 
 
-class Response(Struct, frozen=True):
+class Response(Struct, frozen=True, array_like=True):
     """What `fetch` returns. `status` is from 200 to 599. `content-length` and what belongs to the connection is
     the server's to set, and ignored in `headers`."""
 

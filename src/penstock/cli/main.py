@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from penstock.cli import output, pipelines, serve
+from penstock.cli import objects, output, pipelines, serve
 from penstock.cli.demo.command import demo
 from penstock.cli.errors import CliError
 
 app = typer.Typer(
     name="penstock",
-    help="Durable event ingestion: send JSON over HTTP, find it in files.",
+    help="Durable event ingestion, and durable objects of your own.",
     no_args_is_help=True,
     # A traceback of ours is for a bug report: complete and plain.
     pretty_exceptions_enable=False,
@@ -41,6 +41,7 @@ def penstock(
 app.command("serve")(serve.serve)
 app.command("demo")(demo)
 app.add_typer(pipelines.app, name="pipelines")
+app.add_typer(objects.app, name="objects")
 
 
 def main() -> None:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from enum import StrEnum
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from penstock.cli import output
+from penstock.cli.options import DATA_DIR_DEFAULT, AccountId, AsJson, DataDir, Token, Url, connect
 from penstock.cli.pipeline_settings import BYTES_PER_MB, Flags, describe, merge, requires_http_auth
-from penstock.cli.target import read_target
-
-if TYPE_CHECKING:
-    from penstock.cli.client import Client
 
 Json = dict[str, Any]
 
@@ -34,25 +29,6 @@ class Compression(StrEnum):
 
 
 Name = Annotated[str, typer.Argument(help="Name of the pipeline: letters, digits and hyphens.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the API's result as JSON, and nothing else.")]
-
-_SERVER = "Server"
-Url = Annotated[
-    str | None, typer.Option(help="Address of the server; or set PENSTOCK_URL.", rich_help_panel=_SERVER)
-]
-Token = Annotated[str | None, typer.Option(help="API token; or set PENSTOCK_TOKEN.", rich_help_panel=_SERVER)]
-AccountId = Annotated[
-    str | None, typer.Option(help="Account; or set PENSTOCK_ACCOUNT_ID.", rich_help_panel=_SERVER)
-]
-DataDir = Annotated[
-    Path,
-    typer.Option(
-        envvar="PENSTOCK_DATA_DIR",
-        help="Data directory of a server on this machine; its credentials.toml fills in what is not given.",
-        rich_help_panel=_SERVER,
-    ),
-]
-DATA_DIR_DEFAULT = Path("data")
 
 Bucket = Annotated[str, typer.Option("--bucket", "--r2-bucket", help="Bucket that the files go to.")]
 BucketChange = Annotated[str | None, typer.Option("--bucket", "--r2-bucket", help="Bucket that the files go to.")]
@@ -101,7 +77,7 @@ def create(
     data_dir: DataDir = DATA_DIR_DEFAULT,
 ) -> None:
     """Make a pipeline: an HTTP endpoint whose records arrive as files in a bucket."""
-    client = _connect(url, account_id, token, data_dir)
+    client = connect(url, account_id, token, data_dir)
     body = describe(
         name,
         Flags(
@@ -135,7 +111,7 @@ def list_(
     data_dir: DataDir = DATA_DIR_DEFAULT,
 ) -> None:
     """List the pipelines of the account."""
-    pipelines = list(_connect(url, account_id, token, data_dir).list_pipelines(search))
+    pipelines = list(connect(url, account_id, token, data_dir).list_pipelines(search))
     if json:
         output.print_json(pipelines)
     elif pipelines:
@@ -158,7 +134,7 @@ def get(
     data_dir: DataDir = DATA_DIR_DEFAULT,
 ) -> None:
     """Show the settings of a pipeline."""
-    pipeline = _connect(url, account_id, token, data_dir).get_pipeline(name)
+    pipeline = connect(url, account_id, token, data_dir).get_pipeline(name)
     if json:
         output.print_json(pipeline)
     else:
@@ -197,7 +173,7 @@ def update(
     )
     if flags == Flags():
         raise typer.BadParameter("nothing to change: pass at least one flag, see --help")
-    client = _connect(url, account_id, token, data_dir)
+    client = connect(url, account_id, token, data_dir)
     output.progress(f'🌀 Updating pipeline "{name}"')
     pipeline = client.replace_pipeline(name, merge(client.get_pipeline(name), flags))
     if json:
@@ -217,7 +193,7 @@ def delete(
     data_dir: DataDir = DATA_DIR_DEFAULT,
 ) -> None:
     """Delete a pipeline: its endpoint closes, its files stay."""
-    result = _connect(url, account_id, token, data_dir).delete_pipeline(name)
+    result = connect(url, account_id, token, data_dir).delete_pipeline(name)
     if json:
         output.print_json(result)
     else:
@@ -229,12 +205,6 @@ def curl_line(pipeline: Json) -> str:
     auth = ' -H "Authorization: Bearer $PENSTOCK_TOKEN"' if requires_http_auth(pipeline) else ""
     endpoint = shlex.quote(str(pipeline.get("endpoint", "")))
     return f"""curl {endpoint}{auth} -d '[{{"event":"page_view","user":"u1"}}]'"""
-
-
-def _connect(url: str | None, account_id: str | None, token: str | None, data_dir: Path) -> Client:
-    from penstock.cli.client import Client
-
-    return Client(read_target(data_dir=data_dir, environ=os.environ, url=url, account_id=account_id, token=token))
 
 
 def _show(pipeline: Json) -> None:
