@@ -246,6 +246,9 @@ class Face:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         return self.request("POST", f"/ingest/{pipeline}", content, headers)
 
+    def now_ms(self) -> int:
+        return SystemClock().now_ms()
+
     # -- what is there ------------------------------------------------------------------------------------
 
     def create(self, name: str = "clicks", **settings: Any) -> str:

@@ -109,6 +109,6 @@ def query(connection: apsw.Connection, sql: str, bounds: Bounds, clock: Clock) -
         raise Invalid(f"SQLite refuses the query: {error}.") from error
     finally:
         cursor.close(True)
-    if not statements:
-        raise Invalid("There is no statement to run.")
+    if not found.columns:
+        raise Invalid("There is nothing to run: write one SELECT.")
     return found
