@@ -200,3 +200,16 @@ def test_without_an_application_there_is_nothing_to_reach(make_face: MakeFace) -
         7003,
         "There is no class 'Echo'; known are none: the server was started without --app.",
     )
+
+
+def test_requests_and_refusals_are_counted_by_reason(face: Face) -> None:
+    for path in ("", "/raise?kind=conflict", "/raise?kind=bug", "/bad?what=status"):
+        face.get(f"/objects/Echo/a{path}")
+    face.get("/objects/Gone/a")
+    gone = face.open("POST", "/objects/Echo/a")
+    gone.disconnect()
+    assert gone.answer() is None
+    text = face.get("/metrics").body.decode()
+    assert 'penstock_object_requests_total{executor="0"} 6.0' in text
+    for reason, count in (("conflict", 1), ("internal", 2), ("unauthenticated", 1), ("client_gone", 1)):
+        assert f'penstock_object_requests_refused_total{{executor="0",reason="{reason}"}} {count}.0' in text

@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 
 from penstock.http.inflight import Inflight
 from penstock.http.ingest import IngestStatistics
+from penstock.http.objects import ObjectRequestStatistics
 from penstock.objects import Runtime
 from penstock.pipelines.environment import PipelineStatistics
 from penstock.storage.disk_guard import DiskGuard
@@ -50,6 +51,10 @@ def _one(name: str, kind: Kind, help: str, value: float) -> Family:
     return Family(name, kind, help, [({}, float(value))])
 
 
+def _by_reason(refused: dict[str, int]) -> list[tuple[dict[str, str], float]]:
+    return [({"reason": reason}, float(count)) for reason, count in sorted(refused.items())]
+
+
 def collect(
     ingest: IngestStatistics,
     pipelines: PipelineStatistics,
@@ -57,10 +62,10 @@ def collect(
     runtime: Runtime,
     guard: DiskGuard,
     inflight: Inflight,
+    object_requests: ObjectRequestStatistics,
 ) -> list[Family]:
     """This executor's numbers."""
     objects = runtime.statistics
-    refused = [({"reason": reason}, float(count)) for reason, count in sorted(ingest.refused.items())]
     pending = runtime.alarms.pending
     alarms: list[tuple[dict[str, str], float]] = [({}, float(pending))] if pending is not None else []
     classes = list(runtime.class_statistics())
@@ -69,7 +74,9 @@ def collect(
         _one("penstock_ingest_requests", "counter", "Ingest requests.", ingest.requests),
         _one("penstock_ingest_records", "counter", "Records acknowledged.", ingest.records),
         _one("penstock_ingest_bytes", "counter", "Body bytes acknowledged.", ingest.bytes),
-        Family("penstock_ingest_refused", "counter", "Ingest requests refused, by reason.", refused),
+        Family(
+            "penstock_ingest_refused", "counter", "Ingest requests refused, by reason.", _by_reason(ingest.refused)
+        ),
         _one("penstock_ingest_inflight_bytes", "gauge", "Body bytes in memory.", inflight.bytes),
         _one("penstock_files_delivered", "counter", "Files delivered to buckets.", pipelines.files),
         _one("penstock_files_delivered_bytes", "counter", "Bytes of files delivered.", pipelines.file_bytes),
@@ -92,6 +99,13 @@ def collect(
         _one("penstock_relay_sync_seconds", "counter", "Time spent in rounds of syncs.", relay.sync_ms / 1000),
         _one("penstock_relay_sync_seconds_max", "gauge", "The longest round of syncs.", relay.sync_ms_max / 1000),
         _one("penstock_objects_active", "gauge", "Objects in memory.", runtime.active),
+        _one("penstock_object_requests", "counter", "HTTP requests to objects.", object_requests.requests),
+        Family(
+            "penstock_object_requests_refused",
+            "counter",
+            "HTTP requests to objects answered with an error of ours, by reason.",
+            _by_reason(object_requests.refused),
+        ),
         Family(
             "penstock_class_objects_active",
             "gauge",

@@ -8,7 +8,7 @@ any result of a call does.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import unquote_to_bytes
 
 import structlog
@@ -73,6 +73,14 @@ def read_address(raw_path: bytes) -> Address:
     return Address(class_name, name, "/" + "".join(rest))
 
 
+@dataclass(slots=True)
+class ObjectRequestStatistics:
+    """Counters since start; `refused` is by reason, the error's kind."""
+
+    requests: int = 0
+    refused: dict[str, int] = field(default_factory=dict)
+
+
 class ObjectRequests:
     def __init__(
         self,
@@ -83,6 +91,7 @@ class ObjectRequests:
         inflight: Inflight,
         ids: RequestIds,
     ) -> None:
+        self.statistics = ObjectRequestStatistics()
         self._runtime = runtime
         self._classes = {cls.__name__: cls for cls in application.classes}
         self._authenticator = authenticator
@@ -92,20 +101,27 @@ class ObjectRequests:
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request whose path starts with `PREFIX`."""
+        self.statistics.requests += 1
         request_id = self._ids.next()
         try:
             status, body, headers = _rendered(await self._fetch(scope, receive))
         except ClientGone:
+            self._refused("client_gone", "The client closed the connection.", request_id)
             return
         except PenstockError as error:
-            log.info("request_refused", reason=error.kind, error=error.message, request_id=request_id.decode())
+            self._refused(error.kind, error.message, request_id)
             await send_error(send, public(error), request_id)
             return
         except Exception as error:
             log.exception("request_failed", path=scope["path"][:200], request_id=request_id.decode())
+            self._refused("internal", repr(error), request_id)
             await send_error(send, public(Internal(repr(error))), request_id)
             return
         await send_answer(send, status, body, [*headers, (b"x-request-id", request_id)])
+
+    def _refused(self, reason: str, message: str, request_id: bytes) -> None:
+        self.statistics.refused[reason] = self.statistics.refused.get(reason, 0) + 1
+        log.info("request_refused", reason=reason, error=message, request_id=request_id.decode())
 
     async def _fetch(self, scope: Scope, receive: Receive) -> Response:
         address = read_address(scope["raw_path"])

@@ -22,14 +22,15 @@ class FailureLog:
     for those that fail now."""
 
     def __init__(self) -> None:
-        self._by_key: OrderedDict[str, Failure] = OrderedDict()
+        #: By namespace and key.
+        self._by_object: OrderedDict[tuple[str, str], Failure] = OrderedDict()
 
-    def note(self, key: str, error: BaseException, now_ms: int) -> None:
+    def note(self, object: tuple[str, str], error: BaseException, now_ms: int) -> None:
         text = f"{type(error).__name__}: {error}"[:FAILURE_TEXT_LENGTH_MAX]
-        before = self._by_key.pop(key, None)
-        self._by_key[key] = Failure((before.count if before else 0) + 1, text, now_ms)
-        while len(self._by_key) > FAILURES_KEPT_MAX:
-            self._by_key.popitem(last=False)
+        before = self._by_object.pop(object, None)
+        self._by_object[object] = Failure((before.count if before else 0) + 1, text, now_ms)
+        while len(self._by_object) > FAILURES_KEPT_MAX:
+            self._by_object.popitem(last=False)
 
-    def of(self, key: str) -> Failure | None:
-        return self._by_key.get(key)
+    def of(self, namespace: str, key: str) -> Failure | None:
+        return self._by_object.get((namespace, key))

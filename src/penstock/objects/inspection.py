@@ -79,7 +79,7 @@ class Inspector:
     async def describe(self, namespace: str, keys: list[str]) -> list[Description]:
         """Those of the objects that there are."""
         stored = await self._read(namespace, keys)
-        return [self._described(key, stored[key]) for key in keys if key in stored]
+        return [self._described(namespace, key, stored[key]) for key in keys if key in stored]
 
     async def query(self, namespace: str, key: str, sql: str, rows_max: int) -> Found:
         """Raises `NotFound`, `Invalid`, `Unavailable`."""
@@ -93,9 +93,9 @@ class Inspector:
             return found
 
         async with self._querying:
-            await self._wait_started([key])
+            await self._wait_started(namespace, [key])
             found = await self._ports.offload.run("bulk", work)
-        await self._wait_shipped([key])
+        await self._wait_shipped(namespace, [key])
         return found
 
     async def _read(self, namespace: str, keys: list[str]) -> dict[str, _Stored]:
@@ -106,9 +106,9 @@ class Inspector:
                     stored[key] = self._read_one(self._runtime.path(namespace, key))
             return stored
 
-        await self._wait_started(keys)
+        await self._wait_started(namespace, keys)
         stored = await self._ports.offload.run("bulk", work)
-        await self._wait_shipped(keys)
+        await self._wait_shipped(namespace, keys)
         return stored
 
     def _read_one(self, path: str) -> _Stored:
@@ -136,22 +136,23 @@ class Inspector:
         with translated_errors(path), contextlib.closing(log):
             log.sync()
 
-    async def _wait_started(self, keys: Iterable[str]) -> None:
+    async def _wait_started(self, namespace: str, keys: Iterable[str]) -> None:
         """A database that is being made cannot be read, nor be made while somebody reads."""
         for key in keys:
-            activation = self._runtime.active_object(key)
+            activation = self._runtime.active_object(namespace, key)
             if activation is not None:
                 await activation.wait_started()
 
-    async def _wait_shipped(self, keys: Iterable[str]) -> None:
+    async def _wait_shipped(self, namespace: str, keys: Iterable[str]) -> None:
         for key in keys:
-            activation = self._runtime.active_object(key)
+            activation = self._runtime.active_object(namespace, key)
             if activation is not None:
                 await activation.wait_started()
                 await activation.wait_shipped()
 
-    def _described(self, key: str, stored: _Stored) -> Description:
-        activation, failure = self._runtime.active_object(key), self._runtime.failures.of(key)
+    def _described(self, namespace: str, key: str, stored: _Stored) -> Description:
+        activation = self._runtime.active_object(namespace, key)
+        failure = self._runtime.failures.of(namespace, key)
         last_active_ms = stored.modified_ms
         if activation is not None:
             idle_ms = self._ports.clock.elapsed_ms() - activation.last_used_ms

@@ -125,9 +125,10 @@ class Runtime:
         """Objects in memory."""
         return len(self._active)
 
-    def active_object(self, key: str) -> Activation | None:
+    def active_object(self, namespace: str, key: str) -> Activation | None:
         """An object of this executor, if it is in memory."""
-        return self._active.get(key)
+        activation = self._active.get(key)
+        return activation if activation is not None and activation.id.namespace == namespace else None
 
     @property
     def namespaces(self) -> dict[str, str]:
@@ -143,7 +144,7 @@ class Runtime:
     def note_failure(self, id: ObjectId, error: BaseException) -> None:
         """An error that nobody meant came out of an object."""
         self._class(id.namespace).statistics.failures += 1
-        self.failures.note(id.key, error, self.ports.clock.now_ms())
+        self.failures.note((id.namespace, id.key), error, self.ports.clock.now_ms())
 
     # -- life ---------------------------------------------------------------------------------------------
 

@@ -75,13 +75,13 @@ class Node:
         authenticator = Authenticator(account)
         self.inflight = Inflight(limits.inflight_bytes_max)
         self.ingest = Ingest(Broker(self.runtime), authenticator, self.guard, limits, self.inflight, ids)
-        objects = ObjectRequests(self.runtime, application, authenticator, limits, self.inflight, ids)
+        self.objects = ObjectRequests(self.runtime, application, authenticator, limits, self.inflight, ids)
         endpoints = [
             *OperationRoutes(lambda: self._ready, self._metrics).endpoints,
             *PipelineRoutes(self.runtime, limits).endpoints,
             *NamespaceRoutes(self.runtime, self.inspection, application, limits).endpoints,
         ]
-        self.app = App(self.ingest, objects, Control(endpoints, authenticator, ports.clock, ids))
+        self.app = App(self.ingest, self.objects, Control(endpoints, authenticator, ports.clock, ids))
 
     async def start(self) -> None:
         await self.runtime.start()
@@ -112,6 +112,7 @@ class Node:
             self.runtime,
             self.guard,
             self.inflight,
+            self.objects.statistics,
         )
 
     async def _metrics(self) -> bytes:
