@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ from urllib.parse import quote
 import pytest
 
 from .conftest import Serve
-from .harness import Answer, Server
+from .harness import Answer, Server, ask
 
 COUNTER = """
     import os
@@ -73,6 +74,25 @@ def test_an_object_is_one_whichever_executor_is_asked(serve: Serve, tmp_path: Pa
     again = call(server, "GET", f"Counter/{quote(names[0], safe='')}").json
     assert (again["count"], again["by"]) == (5, server._process.pid) and again["pid"] != victim
     assert server.stray == []
+
+
+def test_http_is_kept_whatever_the_method(serve: Serve, tmp_path: Path) -> None:
+    more = """
+        class Plain(DurableObject):
+            async def fetch(self, request: Request) -> Response:
+                return Response(b"12345", int(request.path[1:]))
+    """
+    server = serve("--app", write_app(tmp_path, more=more))
+    token = {"Authorization": f"Bearer {server.credentials['token']}"}
+    with contextlib.closing(server.connect()) as connection:
+        for _ in range(2):  # over one connection: no answer spills into the next
+            for method in ("GET", "HEAD", "DELETE", "OPTIONS", "PROPFIND"):
+                answer = ask(connection, method, "/objects/Plain/a/200", None, token)
+                assert (answer.status, answer.headers["content-length"]) == (200, "5")
+                assert answer.body == (b"" if method == "HEAD" else b"12345")
+            for status in (204, 304, 404, 599):
+                answer = ask(connection, "GET", f"/objects/Plain/a/{status}", None, token)
+                assert (answer.status, answer.body) == (status, b"" if status in (204, 304) else b"12345")
 
 
 def test_an_application_sees_no_file_of_the_server_when_it_is_loaded(serve: Serve, tmp_path: Path) -> None:

@@ -25,8 +25,8 @@ def migrate(disk: Disk, folder: str, application: Application, own: set[str]) ->
     nothing."""
     path = f"{folder}/classes.json"
     catalog = _read(disk, path)
-    namespaces = [name for name in disk.list_dir(f"{folder}/objects") if name not in own]
-    populated = {name for name in namespaces if holds_objects(disk, folder, name)}
+    folders = [name for name in disk.list_dir(f"{folder}/objects") if disk.is_dir(objects_folder(folder, name))]
+    populated = {name for name in folders if name not in own and holds_objects(disk, folder, name)}
     planned = plan(catalog, application, populated)
     if planned != catalog:
         for migration in pending(catalog, application.migrations):

@@ -13,7 +13,8 @@ def objects_folder(folder: str, namespace: str) -> str:
 def holds_objects(disk: Disk, folder: str, namespace: str) -> bool:
     root = objects_folder(folder, namespace)
     parts = [f"{root}/{part}" for part in disk.list_dir(root)]
-    return any(name.endswith(".db") for part in parts for name in disk.list_dir(part))
+    # A file among the folders is somebody else's.
+    return any(name.endswith(".db") for part in parts if disk.is_dir(part) for name in disk.list_dir(part))
 
 
 def remove_objects(disk: Disk, folder: str, namespace: str) -> None:
