@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -37,8 +38,6 @@ class Example:
 
     def wait(self, condition: Callable[[], bool]) -> None:
         """Until it holds; the server says nothing when it does."""
-        import time
-
         ends_at = time.monotonic() + 20
         while not condition():
             assert time.monotonic() < ends_at, self.server.tail

@@ -20,7 +20,13 @@ class Echo(DurableObject):
     async def fetch(self, request: Request) -> Response:
         match request.path:
             case "/pairs":
-                pairs = [("X-Many", "1"), ("x-many", "2"), ("Content-Length", "9"), ("Connection", "close")]
+                pairs = [
+                    ("X-Many", "1"),
+                    ("x-many", "2"),
+                    ("Content-Length", "9"),
+                    ("Connection", "close"),
+                    ("X-Request-Id", "x"),
+                ]
                 return Response(b"x", 201, Headers.of(pairs))
             case "/empty":
                 return Response(b"not sent", int(request.query["status"][0]))
@@ -121,7 +127,8 @@ def test_the_answers_status_headers_and_body_are_sent_and_what_is_the_servers_st
     assert (start["status"], body["body"]) == (201, b"x")
     names = [name for name, _ in start["headers"]]
     assert [pair for pair in start["headers"] if pair[0] == b"x-many"] == [(b"x-many", b"1"), (b"x-many", b"2")]
-    assert (names.count(b"content-length"), names.count(b"connection")) == (1, 0)
+    counts = [names.count(name) for name in (b"content-length", b"x-request-id", b"connection")]
+    assert counts == [1, 1, 0]
     for status in (204, 304):
         answer = face.get(f"/objects/Echo/a/empty?status={status}")
         assert (answer.status, answer.body) == (status, b"")

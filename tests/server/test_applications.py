@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -171,8 +172,6 @@ def test_a_class_is_renamed_and_deleted_by_a_migration_and_never_without(serve: 
 
 
 def wait_alarm(server: Server, object: str) -> dict[str, Any]:
-    import time
-
     ends_at = time.monotonic() + 20
     while True:
         found: dict[str, Any] = call(server, "GET", object).json

@@ -44,7 +44,17 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+")
 _UNSAFE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 #: They are about the connection, or say what the server knows better.
 _NOT_THE_OBJECTS = frozenset(
-    {"connection", "content-length", "date", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"}
+    {
+        "connection",
+        "content-length",
+        "date",
+        "keep-alive",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "x-request-id",
+    }
 )
 _WITHOUT_BODY = (204, 304)
 
