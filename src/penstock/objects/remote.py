@@ -16,12 +16,16 @@ from typing import Any
 
 import msgspec
 
-from penstock.base.errors import KINDS, Internal, Invalid, PenstockError
+from penstock.base.errors import KINDS, Internal, Invalid, ObjectFailed, PenstockError
+from penstock.objects.identity import ObjectId
 
 #: What cannot be bound to a place, and so does not travel.
 _BY_NAME_ONLY = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD)
-_IMMUTABLE = frozenset({bytes, str, int, float, bool, type(None)})
+#: Types whose values cannot change, and so need not be copied.
+IMMUTABLE = frozenset({bytes, str, int, float, bool, type(None)})
 _NOT_CALLABLE = frozenset({"alarm"})
+#: What stubs have themselves.
+_TAKEN = frozenset({"id", "slot"})
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -72,12 +76,12 @@ class Method:
             raise Internal(f"{self._name} was called with other arguments than it is annotated with: {error}.")
 
     def copy_args(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        if all(type(arg) in _IMMUTABLE for arg in args):
+        if all(type(arg) in IMMUTABLE for arg in args):
             return args
         return self.decode_args(self.encode_args(args))
 
     def copy_result(self, result: Any) -> Any:
-        return result if type(result) in _IMMUTABLE else self.decode_result(_encode_value(result))
+        return result if type(result) in IMMUTABLE else self.decode_result(_encode_value(result))
 
     def decode_result(self, payload: bytes) -> Any:
         """Raises `Internal` when the result is not what the method is annotated with."""
@@ -88,37 +92,80 @@ class Method:
 
 
 def methods_of(cls: type) -> dict[str, Method]:
-    """The methods that stubs can call: public, defined in Python, not the alarm handler."""
-    return {
-        name: Method(function)
-        for name, function in inspect.getmembers(cls, inspect.isfunction)
-        if not name.startswith("_") and name not in _NOT_CALLABLE
-    }
+    """The methods that stubs can call: public, defined in Python, not the alarm handler. Raises `TypeError` for one
+    that no stub could call."""
+    methods = {}
+    for name, function in inspect.getmembers(cls, inspect.isfunction):
+        if name in _TAKEN:
+            raise TypeError(f"{cls.__qualname__}.{name} could not be called: stubs have a {name!r} of their own.")
+        if not name.startswith("_") and name not in _NOT_CALLABLE:
+            methods[name] = Method(function)
+    return methods
 
 
 class Request(msgspec.Struct, array_like=True, frozen=True):
+    """`key` is empty where it follows from the name."""
+
     namespace: str
-    name: str
+    name: str | None
+    key: str
     method: str
     args: bytes
 
+    @property
+    def id(self) -> ObjectId:
+        return ObjectId(self.namespace, self.name, self.key)
+
+
+class Failure(msgspec.Struct, array_like=True, frozen=True):
+    """A `PenstockError`, with all that it says."""
+
+    kind: str
+    message: str
+    code: int
+    retry_after_s: int | None
+    remote: bool
+    breaks_stub: bool
+    type_name: str = ""
+
+    @staticmethod
+    def of(error: PenstockError) -> Failure:
+        type_name = error.type_name if isinstance(error, ObjectFailed) else ""
+        return Failure(
+            error.kind, error.message, error.code, error.retry_after_s, error.remote, error.breaks_stub, type_name
+        )
+
+    def as_error(self) -> PenstockError:
+        error = KINDS[self.kind](self.message, code=self.code, retry_after_s=self.retry_after_s)
+        error.remote = self.remote
+        error.breaks_stub = self.breaks_stub
+        if isinstance(error, ObjectFailed):
+            error.type_name = self.type_name
+        return error
+
 
 class Answer(msgspec.Struct, array_like=True, frozen=True):
-    """Either a result, or an error's kind, message, code and retry_after_s."""
-
-    result: bytes = b""
-    kind: str | None = None
-    message: str = ""
-    code: int = 0
-    retry_after_s: int | None = None
+    result: bytes
+    failure: Failure | None = None
 
 
 _request_decoder = msgspec.msgpack.Decoder(Request)
 _answer_decoder = msgspec.msgpack.Decoder(Answer)
 
 
-def encode_request(namespace: str, name: str, method: str, args: bytes) -> bytes:
-    return _encode(Request(namespace, name, method, args))
+def passed_on(error: PenstockError) -> PenstockError:
+    """An error that an object's code raised, as the object's caller gets it: whoever the object has it from, it
+    comes from the object."""
+    if error.breaks_stub:
+        # It was the stub of another object; and others may hold this very error.
+        error = Failure.of(error).as_error()
+        error.breaks_stub = False
+    error.remote = True
+    return error
+
+
+def encode_request(id: ObjectId, method: str, args: bytes) -> bytes:
+    return _encode(Request(id.namespace, id.name, "" if id.name is not None else id.key, method, args))
 
 
 def decode_request(payload: bytes) -> Request:
@@ -130,15 +177,15 @@ def encode_result(result: Any) -> bytes:
 
 
 def encode_error(error: PenstockError) -> bytes:
-    return _encode(Answer(b"", error.kind, error.message, error.code, error.retry_after_s))
+    return _encode(Answer(b"", Failure.of(error)))
 
 
 def result_of(payload: bytes) -> bytes:
     """The result in an answer; raises the error that it carries."""
     answer = _answer_decoder.decode(payload)
-    if answer.kind is None:
+    if answer.failure is None:
         return answer.result
-    raise KINDS[answer.kind](answer.message, code=answer.code, retry_after_s=answer.retry_after_s)
+    raise answer.failure.as_error()
 
 
 def _encode_value(value: Any) -> bytes:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 import structlog
 
-from penstock.base.errors import Fenced, Internal, Invalid, PenstockError, TooLarge, Unavailable
-from penstock.base.limits import FRAME_BYTES_MAX, OBJECT_IDLE_MS_MAX, SWEEP_INTERVAL_MS
+from penstock.base.errors import Fenced, Internal, Invalid, Overloaded, PenstockError, TooLarge, Unavailable
+from penstock.base.limits import FRAME_BYTES_MAX, OBJECT_IDLE_MS_MAX, OBJECTS_ACTIVE_MAX, SWEEP_INTERVAL_MS
 from penstock.objects import remote
-from penstock.objects.activation import Activation
+from penstock.objects.activation import AbortedAlarm, Activation
 from penstock.objects.alarm_index import AlarmIndex
 from penstock.objects.durable_object import Context, DurableObject
 from penstock.objects.gate import InputGate
@@ -47,7 +47,8 @@ class RuntimeStatistics:
 
 class Runtime:
     """`slot` of `executors` says which objects live here. `on_fatal` is called when nothing can be made durable
-    any more: the process must end."""
+    any more: the process must end. No more than `active_max` objects are in memory at once, besides those that are
+    being closed."""
 
     def __init__(
         self,
@@ -58,6 +59,7 @@ class Runtime:
         executors: int,
         tasks: asyncio.TaskGroup,
         on_fatal: Callable[[PenstockError], None],
+        active_max: int = OBJECTS_ACTIVE_MAX,
     ) -> None:
         self.ports = ports
         self.slot = slot
@@ -68,6 +70,11 @@ class Runtime:
         self._on_fatal = on_fatal
         self._classes: dict[str, _Class] = {}
         self._active: dict[str, Activation] = {}
+        self.active_max = active_max
+        #: Alarms whose handler was aborted, by the object's address, until their entry in the index fires again.
+        self.aborted_alarms: dict[str, AbortedAlarm] = {}
+        #: How many of the active ones are being closed.
+        self._ending = 0
         self._stopping = False
         self.alarms = AlarmIndex(
             ports, f"{folder}/alarms/{slot}.db", tasks, fire=self._fire_alarm, on_fatal=on_fatal
@@ -78,10 +85,11 @@ class Runtime:
         assert cls.__name__ not in self._classes, cls
         self._classes[cls.__name__] = _Class(cls, env, remote.methods_of(cls))
 
-    def namespace(self, name: str, before_call: BeforeCall | None = None) -> Namespace:
+    def namespace(self, name: str, before_call: BeforeCall | None = None, *, lasting: bool = True) -> Namespace:
         """The objects of a class. `before_call`, if given, is awaited before each call: an object's output
-        gate."""
-        return Namespace(self, name, self._class(name).methods, before_call)
+        gate. `lasting`: whether its stubs go on when the object that they call broke. Raises `Invalid` for a class
+        that is not registered."""
+        return Namespace(self, name, self._class(name).methods, before_call, lasting=lasting)
 
     def _class(self, name: str) -> _Class:
         try:
@@ -109,6 +117,7 @@ class Runtime:
         self._stopping = True
         for activation in list(self._active.values()):
             if activation.begin_end():
+                self._ending += 1
                 await self._end(activation)
             else:
                 await activation.ended.wait()
@@ -120,17 +129,37 @@ class Runtime:
             now_ms = self.ports.clock.elapsed_ms()
             for activation in list(self._active.values()):
                 if activation.is_idle and now_ms - activation.last_used_ms > OBJECT_IDLE_MS_MAX:
-                    self.statistics.evictions += 1
-                    activation.begin_end()
-                    await self._end(activation)
+                    await self._begin_eviction(activation)
+
+    def _begin_eviction(self, activation: Activation) -> Coroutine[Any, Any, None]:
+        """Of an idle object. What this gives is to be awaited."""
+        self.statistics.evictions += 1
+        self._ending += 1
+        activation.begin_end()
+        return self._end(activation)
+
+    def _make_room(self) -> None:
+        """Before one more object starts. Raises `Overloaded` if that would be one too many and none is idle."""
+        if len(self._active) - self._ending < self.active_max:
+            return
+        idle = [activation for activation in self._active.values() if activation.is_idle]
+        if not idle:
+            raise Overloaded(
+                f"{self.active_max} objects are at work on this executor, which is the limit.", retry_after_s=1
+            )
+        idle.sort(key=lambda activation: activation.last_used_ms)
+        # Several at once: to look through all of them takes a millisecond or more.
+        for activation in idle[: max(1, self.active_max // 16)]:
+            self.tasks.create_task(self._begin_eviction(activation))
 
     def discard(self, activation: Activation, error: PenstockError) -> None:
         """The activation broke: end it, so that the next call starts the object from what is durable."""
         if isinstance(error, Fenced):
             self._on_fatal(error)
         elif activation.begin_end():
+            self._ending += 1
             self.statistics.broken += 1
-            log.warning("object_discarded", object=str(activation.id), error=error.message)
+            log.warning("object_discarded", object=activation.id.label, error=error.message)
             self.tasks.create_task(self._end(activation))
 
     async def _end(self, activation: Activation) -> None:
@@ -138,8 +167,9 @@ class Runtime:
         await activation.end()
         # In the same step: calls that waited for the end must find the next activation, not this one.
         id, gate = activation.id, activation.gate
-        del self._active[id.key]
-        if gate.is_awaited and activation.refusal is None and not self._stopping:
+        del self._active[id.address]
+        self._ending -= 1
+        if gate.is_awaited and (activation.refusal is None or activation.awaits_next) and not self._stopping:
             # It starts before the gate opens, and behind the same gate, so that no newcomer can overtake.
             self._activate(id, gate)
         gate.unshut()
@@ -156,7 +186,7 @@ class Runtime:
 
     async def call_there(self, slot: int, id: ObjectId, method: str, args: bytes) -> bytes:
         """Call a method of an object of executor `slot`; gives the encoded result."""
-        request = remote.encode_request(id.namespace, id.name, method, args)
+        request = remote.encode_request(id, method, args)
         return remote.result_of(await self.ports.transport.request(slot, request))
 
     async def answer(self, payload: bytes) -> bytes:
@@ -167,13 +197,14 @@ class Runtime:
             method = known.methods.get(request.method)
             if method is None:
                 raise Invalid(f"{request.namespace} has no method {request.method!r} that a stub can call.")
-            id = ObjectId(request.namespace, request.name)
+            id = request.id
             if self.owner(id) != self.slot:
-                raise Unavailable(f"{id} does not live on executor {self.slot}.", retry_after_s=1)
+                raise Unavailable(f"{id.label} does not live on executor {self.slot}.", retry_after_s=1)
             result = await self.call_here(id, request.method, method.decode_args(request.args))
             answer = remote.encode_result(result)
             if len(answer) > FRAME_BYTES_MAX:
-                raise TooLarge(f"{id}.{request.method} gave {len(answer)} bytes; the limit is {FRAME_BYTES_MAX}.")
+                call = f"{id.label}.{request.method}"
+                raise TooLarge(f"{call} gave {len(answer)} bytes; the limit is {FRAME_BYTES_MAX}.")
             return answer
         except PenstockError as error:
             return remote.encode_error(error)
@@ -181,17 +212,18 @@ class Runtime:
             return remote.encode_error(Internal(f"A call could not be decoded: {error}."))
 
     def _activation(self, id: ObjectId) -> Activation:
-        activation = self._active.get(id.key)
+        activation = self._active.get(id.address)
         if activation is not None:
             return activation
         if self._stopping:
             raise Unavailable("This executor is stopping.", retry_after_s=1)
+        self._make_room()
         return self._activate(id, InputGate())
 
     def _activate(self, id: ObjectId, gate: InputGate) -> Activation:
         known = self._class(id.namespace)
         path = f"{self._folder}/objects/{id.namespace}/{id.key[:2]}/{id.key}.db"
-        activation = self._active[id.key] = Activation(self, id, path, gate)
+        activation = self._active[id.address] = Activation(self, id, path, gate)
         self.statistics.activations += 1
 
         def build(ctx: Context) -> DurableObject[Any]:

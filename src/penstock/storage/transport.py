@@ -138,11 +138,17 @@ class _Peer:
         lost, self._waiting = self._waiting, {}
         for answer in lost.values():
             if not answer.done():
-                answer.set_exception(Unavailable(message, retry_after_s=1))
+                answer.set_exception(lost_sibling(message))
 
     def close(self) -> None:
         if self._frames is not None:
             self._frames.transport.abort()
+
+
+def lost_sibling(message: str) -> Unavailable:
+    error = Unavailable(message, retry_after_s=1)
+    error.breaks_stub = True
+    return error
 
 
 class UnixTransport:

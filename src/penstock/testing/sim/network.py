@@ -14,7 +14,7 @@ from functools import partial
 from penstock.base.errors import Unavailable
 from penstock.base.limits import CALL_TIMEOUT_MS
 from penstock.base.rng import Rng
-from penstock.storage.transport import Handler
+from penstock.storage.transport import Handler, lost_sibling
 from penstock.testing.sim.loop import VirtualLoop
 
 
@@ -174,8 +174,8 @@ class SimTransport:
 
 
 def _not_running() -> Unavailable:
-    return Unavailable("The executor that owns this object is not running; it is being restarted.", retry_after_s=1)
+    return lost_sibling("The executor that owns this object is not running; it is being restarted.")
 
 
 def _died() -> Unavailable:
-    return Unavailable("The executor died before it answered; it is being restarted.", retry_after_s=1)
+    return lost_sibling("The executor died before it answered; it is being restarted.")
