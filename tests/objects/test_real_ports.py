@@ -128,7 +128,7 @@ async def machine(folder: Path, disk: OsDisk | None = None, *, stop: bool = True
                 tasks.create_task(made.relays[slot].run())
                 runtime.register(Blobs, made.env)
                 await runtime.start()
-                await made.transports[slot].serve(runtime.answer)
+                await made.transports[slot].serve(runtime.answer, runtime.answer_streams)
             yield made
             for runtime, transport in zip(made.runtimes, made.transports, strict=True):
                 transport.close()

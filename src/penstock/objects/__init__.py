@@ -3,6 +3,17 @@
 from penstock.objects.durable_object import AlarmInfo, Context, DurableObject, ObjectAborted
 from penstock.objects.identity import ObjectId
 from penstock.objects.runtime import Runtime
+from penstock.objects.streams import Chunks
 from penstock.objects.stub import Namespace, Stub
 
-__all__ = ["AlarmInfo", "Context", "DurableObject", "Namespace", "ObjectAborted", "ObjectId", "Runtime", "Stub"]
+__all__ = [
+    "AlarmInfo",
+    "Chunks",
+    "Context",
+    "DurableObject",
+    "Namespace",
+    "ObjectAborted",
+    "ObjectId",
+    "Runtime",
+    "Stub",
+]

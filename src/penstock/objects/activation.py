@@ -14,7 +14,8 @@ from __future__ import annotations
 import asyncio
 import enum
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from types import CoroutineType
@@ -31,7 +32,8 @@ from penstock.objects.gate import InputGate
 from penstock.objects.identity import ObjectId
 from penstock.objects.remote import IMMUTABLE, passed_on
 from penstock.objects.storage import ObjectStorage
-from penstock.objects.work import Work
+from penstock.objects.streams import close
+from penstock.objects.work import Work, resumed
 from penstock.storage.database import Database
 from penstock.storage.relay import Commit
 
@@ -67,7 +69,9 @@ class Activation:
         self.refusal: PenstockError | None = None
         #: Whether calls came when it was ending already: they are for the next activation, whatever became of this.
         self.awaits_next = False
-        self.last_used_ms = runtime.ports.clock.elapsed_ms()
+        # The loop's own time, since it is asked for with each call: a clock takes several times as long.
+        self._loop_time = asyncio.get_running_loop().time
+        self.last_used_s = self._loop_time()
         self.ended = asyncio.Event()
         self._runtime = runtime
         self._ports = runtime.ports
@@ -190,9 +194,11 @@ class Activation:
 
     # -- calls --------------------------------------------------------------------------------------------
 
-    async def call(self, method: str, args: tuple[Any, ...], inside: InputGate | None = None) -> Any:
-        """Run a method and give its result, once it may be seen. Raises `PenstockError`s only. `inside`: the gate
-        that the call has passed already."""
+    async def call(
+        self, method: str, args: tuple[Any, ...], *, streams: bool = False, inside: InputGate | None = None
+    ) -> Any:
+        """Run a method and give its result, once it may be seen. Raises `PenstockError`s only. `streams`: the
+        result is a stream, and an `ObjectStream` is given. `inside`: the gate that the call has passed already."""
         late = False
         if not self.gate.is_open and inside is not self.gate:
             if self.phase is Phase.ENDING:
@@ -201,30 +207,64 @@ class Activation:
         if self.phase is not Phase.ACTIVE:
             if self.refusal is not None and not late:
                 raise self.refusal
-            return await self._runtime.call_next(self, method, args)
+            return await self._runtime.call_next(self, method, args, streams=streams)
         self._running += 1
         try:
             result = getattr(self._object, method)(*args)
             cls = type(result)
-            if cls is CoroutineType or (cls not in IMMUTABLE and inspect.isawaitable(result)):
+            if cls is CoroutineType:
+                try:
+                    waits_for = result.send(None)
+                except StopIteration as done:
+                    result = done.value
+                else:
+                    result = await self._work.run(resumed(result, waits_for))
+            elif cls not in IMMUTABLE and inspect.isawaitable(result):
                 result = await self._work.run(result)
             held = self._committer.hold()
             if held is not None:
                 await held
-            return result
-        except PenstockError as error:
-            # An error tells about the object's state as a result does, so it waits like one.
-            await self._committer.wait_durable()
-            raise passed_on(error) from None
+            return ObjectStream(self, aiter(result), method) if streams else result
         except _FAILURES as error:
-            await self._committer.wait_durable()  # raises the reason if the object broke, or was aborted
-            if not isinstance(error, Exception):
-                raise
-            log.error("object_method_failed", object=self.id.label, method=method, exc_info=error)
-            raise self._as_penstock_error(error, method) from error
+            raise await self._failure(error, method)
         finally:
             self._running -= 1
-            self.last_used_ms = self._ports.clock.elapsed_ms()
+            self.last_used_s = self._loop_time()
+
+    async def _failure(self, error: BaseException, method: str) -> PenstockError:
+        """What the caller gets for what the object's code raised, once it may be seen. An error tells about the
+        object's state as a result does, so it waits like one. Raises the reason if the object broke."""
+        await self._committer.wait_durable()
+        if not isinstance(error, Exception):
+            raise error
+        if not isinstance(error, PenstockError):
+            log.error("object_method_failed", object=self.id.label, method=method, exc_info=error)
+        return self._as_penstock_error(error, method)
+
+    async def next_chunk(self, source: AsyncIterator[bytes], method: str) -> bytes:
+        """The next chunk of a stream that a method gave, once it may be seen. Raises as `call`, and
+        `StopAsyncIteration`."""
+        if self._committer.broken is not None:
+            raise self._committer.broken
+        try:
+            chunk = await self._work.run(source.__anext__())
+        except StopAsyncIteration:
+            await self._committer.wait_durable()  # also the end tells something
+            raise
+        except _FAILURES as error:
+            raise await self._failure(error, method)
+        await self._committer.wait_durable()
+        return chunk
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Keep the object in memory for the length of a `with` block."""
+        self._running += 1
+        try:
+            yield
+        finally:
+            self._running -= 1
+            self.last_used_s = self._loop_time()
 
     # -- what the context asks for --------------------------------------------------------------------------
 
@@ -272,7 +312,7 @@ class Activation:
             log.error("object_background_failed", object=self.id.label, exc_info=error)
         finally:
             self._background -= 1
-            self.last_used_ms = self._ports.clock.elapsed_ms()
+            self.last_used_s = self._loop_time()
 
     def abort(self, reason: str, retry_alarm: bool) -> NoReturn:
         if self._firing is not None and self._committer.broken is None:
@@ -365,7 +405,7 @@ class Activation:
             return await self._settle_alarm()
         finally:
             self._running -= 1
-            self.last_used_ms = self._ports.clock.elapsed_ms()
+            self.last_used_s = self._loop_time()
 
     async def _run_alarm(self, alarm: Alarm) -> None:
         storage = self._storage
@@ -409,6 +449,30 @@ class Activation:
             return False
         self._indexed_ms = at_ms
         return True
+
+
+class ObjectStream:
+    """The stream that a method gave, as it may be seen. Whoever gets it closes it; until then the object stays in
+    memory."""
+
+    def __init__(self, activation: Activation, source: AsyncIterator[bytes], method: str) -> None:
+        self._activation = activation
+        self._source = source
+        self._method = method
+        self._kept = ExitStack()
+        self._kept.enter_context(activation.kept())
+
+    def __aiter__(self) -> ObjectStream:
+        return self
+
+    async def __anext__(self) -> bytes:
+        return await self._activation.next_chunk(self._source, self._method)
+
+    async def aclose(self) -> None:
+        try:
+            await close(self._source)
+        finally:
+            self._kept.close()
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,8 @@
 sibling process.
 
 Arguments and results are msgpack. Each method's annotations say what they are decoded to, so a `msgspec.Struct`
-arrives as one; what is not annotated arrives as plain dicts and lists. Values that cannot change are handed
+arrives as one; what is not annotated arrives as plain dicts and lists. What is annotated as `AsyncIterator[bytes]`
+is a stream (`streams.py`). Values that cannot change are handed
 over as they are inside a process; everything else is copied through bytes there too, so that a caller never
 shares a mutable value with an object.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
 from typing import Any
 
 import msgspec
@@ -27,11 +28,17 @@ _NOT_CALLABLE = frozenset({"alarm"})
 #: What stubs have themselves.
 _TAKEN = frozenset({"id", "slot"})
 
+#: Annotations of a stream, if they are of bytes.
+_STREAMS = (AsyncIterator, AsyncIterable, AsyncGenerator)
+#: What travels in a stream's place among the arguments.
+_STREAM = True
+
 _encode = msgspec.msgpack.Encoder().encode
 
 
 class Method:
-    """How one method's arguments and result travel."""
+    """How one method's arguments and result travel. Raises `TypeError` for a method that could not be called with
+    all its arguments."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         parameters = list(inspect.signature(function).parameters.values())[1:]
@@ -41,13 +48,26 @@ class Method:
                     f"{function.__qualname__} has the keyword-only parameter {parameter.name!r}, which cannot be "
                     "passed through a stub; make it an ordinary one, or the method private."
                 )
-        self._name = function.__qualname__
+        self.name = function.__qualname__
         self._signature = inspect.Signature(parameters)
         hints = typing.get_type_hints(function)
+        streams = [i for i, parameter in enumerate(parameters) if self._is_stream(hints.get(parameter.name))]
+        if len(streams) > 1:
+            raise TypeError(f"{self.name} takes {len(streams)} streams; a method can take one.")
+        #: Place of the argument that is a stream of bytes, None if there is none.
+        self.stream_at = streams[0] if streams else None
+        #: Whether the result is a stream of bytes.
+        self.gives_stream = self._is_stream(hints.get("return"))
+        self.streams = self.gives_stream or self.stream_at is not None
+        if inspect.isasyncgenfunction(function) and not self.gives_stream:
+            raise TypeError(f"{self.name} yields; annotate its result as AsyncIterator[bytes].")
         # A tuple of the annotated types, as long as the call that is decoded: later parameters have defaults.
         self._types = [hints.get(parameter.name, Any) for parameter in parameters]
+        for i in streams:
+            self._types[i] = Any  # what travels in its place
         self._decoders: dict[int, msgspec.msgpack.Decoder[tuple[Any, ...]]] = {}
-        self._result: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(hints.get("return", Any))
+        result = Any if self.gives_stream else hints.get("return", Any)
+        self._result: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(result)
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
         """Keyword arguments put in their places. Raises `Invalid` as a wrong call would raise `TypeError`."""
@@ -57,6 +77,32 @@ class Method:
             raise Invalid(f"Wrong arguments: {error}.") from error
         bound.apply_defaults()
         return bound.args
+
+    def _is_stream(self, hint: Any) -> bool:
+        if typing.get_origin(hint) not in _STREAMS:
+            return any(self._is_stream(part) for part in typing.get_args(hint) if part is not hint)
+        if typing.get_args(hint)[0] is not bytes:
+            raise TypeError(f"{self.name} has a stream of something else than bytes: {hint}.")
+        return True
+
+    def take_stream(self, args: tuple[Any, ...]) -> tuple[tuple[Any, ...], AsyncIterator[bytes] | None]:
+        """The arguments without the stream among them, and the stream."""
+        at = self.stream_at
+        if at is None or at >= len(args) or args[at] is None:
+            return args, None
+        try:
+            stream = aiter(args[at])
+        except TypeError:
+            kind = type(args[at]).__name__
+            raise Invalid(f"{self.name} takes an async iterator of bytes, not a {kind}.") from None
+        return (*args[:at], _STREAM, *args[at + 1 :]), stream
+
+    def put_stream(self, args: tuple[Any, ...], stream: AsyncIterator[bytes]) -> tuple[Any, ...]:
+        """The arguments of `take_stream` with a stream in the place of the one there was, if there was one."""
+        at = self.stream_at
+        if at is None or at >= len(args) or args[at] is not _STREAM:
+            return args
+        return (*args[:at], stream, *args[at + 1 :])
 
     def encode_args(self, args: tuple[Any, ...]) -> bytes:
         return _encode_value(args)
@@ -73,7 +119,7 @@ class Method:
         try:
             return decoder.decode(payload)
         except msgspec.MsgspecError as error:
-            raise Internal(f"{self._name} was called with other arguments than it is annotated with: {error}.")
+            raise Internal(f"{self.name} was called with other arguments than it is annotated with: {error}.")
 
     def copy_args(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         if all(type(arg) in IMMUTABLE for arg in args):
@@ -88,7 +134,7 @@ class Method:
         try:
             return self._result.decode(payload)
         except msgspec.MsgspecError as error:
-            raise Internal(f"{self._name} gave another result than it is annotated with: {error}.")
+            raise Internal(f"{self.name} gave another result than it is annotated with: {error}.")
 
 
 def methods_of(cls: type) -> dict[str, Method]:
@@ -135,6 +181,13 @@ class Failure(msgspec.Struct, array_like=True, frozen=True):
             error.kind, error.message, error.code, error.retry_after_s, error.remote, error.breaks_stub, type_name
         )
 
+    def encode(self) -> bytes:
+        return _encode(self)
+
+    @staticmethod
+    def decode(payload: bytes) -> Failure:
+        return _failure_decoder.decode(payload)
+
     def as_error(self) -> PenstockError:
         error = KINDS[self.kind](self.message, code=self.code, retry_after_s=self.retry_after_s)
         error.remote = self.remote
@@ -150,6 +203,7 @@ class Answer(msgspec.Struct, array_like=True, frozen=True):
 
 
 _request_decoder = msgspec.msgpack.Decoder(Request)
+_failure_decoder = msgspec.msgpack.Decoder(Failure)
 _answer_decoder = msgspec.msgpack.Decoder(Answer)
 
 

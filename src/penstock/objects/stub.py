@@ -25,6 +25,10 @@ class Bond:
         #: Why the object broke under a call.
         self.broken: PenstockError | None = None
 
+    def failed(self, error: PenstockError) -> None:
+        if error.breaks_stub:
+            self.broken = error
+
 
 class Stub:
     """Calls an object's methods: `await stub.method(*args)`.
@@ -59,6 +63,11 @@ class Stub:
         method = self._methods.get(name)
         if method is None:
             raise Invalid(f"{self.id.namespace} has no method {name!r} that a stub can call.")
+        call = self._streaming(name, method) if method.streams else self._plain(name, method)
+        setattr(self, name, call)  # found at once the next time
+        return call
+
+    def _plain(self, name: str, method: Method) -> Callable[..., Awaitable[Any]]:
         runtime, id, slot, before_call, bond = self._runtime, self.id, self.slot, self._before_call, self._bond
 
         async def call(*args: Any, **kwargs: Any) -> Any:
@@ -73,11 +82,29 @@ class Stub:
                     return method.copy_result(await runtime.call_here(id, name, method.copy_args(args)))
                 return method.decode_result(await runtime.call_there(slot, id, name, method.encode_args(args)))
             except PenstockError as error:
-                if bond is not None and error.breaks_stub:
-                    bond.broken = error
+                if bond is not None:
+                    bond.failed(error)
                 raise
 
-        setattr(self, name, call)  # found at once the next time
+        return call
+
+    def _streaming(self, name: str, method: Method) -> Callable[..., Awaitable[Any]]:
+        runtime, id, slot, before_call, bond = self._runtime, self.id, self.slot, self._before_call, self._bond
+        on_failure = bond.failed if bond is not None else None
+
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            args = method.bind(args, kwargs)
+            if bond is not None and bond.broken is not None:
+                raise bond.broken.with_traceback(None)
+            if before_call is not None:
+                await before_call()
+            try:
+                return await runtime.call_streams(slot, id, method, name, args, before_call, on_failure)
+            except PenstockError as error:
+                if bond is not None:
+                    bond.failed(error)
+                raise
+
         return call
 
 

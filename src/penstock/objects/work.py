@@ -8,7 +8,8 @@ reason for which the object broke, as `asyncio.timeout` turns its own into `Time
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+import types
+from collections.abc import Awaitable, Coroutine, Generator
 from typing import Any, TypeVar
 
 from penstock.base.errors import PenstockError
@@ -53,3 +54,20 @@ class Work:
             if task is not current:
                 self._cancelled[task] = None
                 task.cancel()
+
+
+@types.coroutine
+def resumed(coroutine: Coroutine[Any, Any, T], waits_for: Any) -> Generator[Any, Any, T]:
+    """The rest of a coroutine that was started with `send(None)`, which gave what it waits for. So a method that
+    waits for nothing, as most do, has run before anybody need know of it."""
+    while True:
+        try:
+            try:
+                sent = yield waits_for
+            except BaseException as error:  # noqa: BLE001 - it is the coroutine's
+                waits_for = coroutine.throw(error)
+            else:
+                waits_for = coroutine.send(sent)
+        except StopIteration as done:
+            result: T = done.value
+            return result
