@@ -218,5 +218,11 @@ def test_requests_and_refusals_are_counted_by_reason(face: Face) -> None:
     assert gone.answer() is None
     text = face.get("/metrics").body.decode()
     assert 'penstock_object_requests_total{executor="0"} 6.0' in text
-    for reason, count in (("conflict", 1), ("internal", 2), ("unauthenticated", 1), ("client_gone", 1)):
+    for reason, count in (
+        ("conflict", 1),
+        ("internal", 1),
+        ("object_failed", 1),
+        ("unauthenticated", 1),
+        ("client_gone", 1),
+    ):
         assert f'penstock_object_requests_refused_total{{executor="0",reason="{reason}"}} {count}.0' in text

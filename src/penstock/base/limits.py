@@ -36,6 +36,12 @@ class Limits:
 WAL_BYTES_MAX = 32 * MIB
 #: Objects with nothing to do are closed after this time; Cloudflare evicts after 70 to 140 s.
 OBJECT_IDLE_MS_MAX = 70_000
+#: Objects in memory per executor. Each costs about 60 KB, up to 2 MB more of SQLite's cache when much of it is
+#: read, and four file descriptors, of which Linux gives a process 1,024 unless it asks for more (524,288 at most).
+OBJECTS_ACTIVE_MAX = 10_000
+#: An object's name, in bytes of UTF-8. As long as the longest name of an alarm's object at Cloudflare; names travel
+#: with calls and are stored with the object.
+OBJECT_NAME_BYTES_MAX = 1_024
 #: How often idle objects and free disk space are looked at.
 SWEEP_INTERVAL_MS = 10_000
 #: How often the free disk space is asked for. A full disk is noticed within this time, at the latest by the
@@ -46,14 +52,17 @@ DISK_FULL_RETRY_S = 5
 #: `block_concurrency_while` gives up after this (Cloudflare: 30 s).
 BLOCK_CONCURRENCY_MS_MAX = 30_000
 
+#: `wait_until` gives up after this. Cloudflare lets no operation keep an object in memory for longer.
+WAIT_UNTIL_MS_MAX = 15 * 60_000
+#: Awaitables of one object that `wait_until` looks after at once: a few KB each.
+WAIT_UNTIL_MAX = 1_000
+
 #: Alarms: Cloudflare retries 6 times, after 2 s doubling.
 ALARM_RETRIES_MAX = 6
 ALARM_RETRY_BASE_MS = 2_000
 #: Due alarms started at once per executor; the rest wait their turn.
 ALARMS_RUNNING_MAX = 64
 
-#: An object's name in a URL. Longer ones would not fit into what proxies let through.
-OBJECT_NAME_BYTES_MAX = 1_024
 #: A class's name becomes the name of a folder and the label of a metric.
 CLASS_NAME_LENGTH_MAX = 64
 #: Objects whose failures an executor remembers, and how much of each failure's text: 10 MB at the most.
@@ -73,6 +82,11 @@ CALL_TIMEOUT_MS = 30_000
 FRAME_BYTES_MAX = 64 * MIB
 #: Bytes queued towards one sibling process before calls to it are refused.
 PEER_QUEUE_BYTES_MAX = 64 * MIB
+#: Bytes of a stream between objects that were sent and are not read yet: what one stream costs in memory. A Unix
+#: socket's round trip takes about 0.1 ms, so that a window of this size does not slow a writer down (2.5 GB/s).
+STREAM_WINDOW_BYTES = 256 * KIB
+#: A longer chunk is cut. A quarter of the window, so that a writer need not stop while its reader takes a chunk.
+STREAM_CHUNK_BYTES_MAX = 64 * KIB
 
 #: Files of a sink are retried for ever, with this backoff: no number of failures makes data worthless.
 SINK_RETRY_BASE_MS = 500

@@ -155,8 +155,8 @@ class Inspector:
         failure = self._runtime.failures.of(namespace, key)
         last_active_ms = stored.modified_ms
         if activation is not None:
-            idle_ms = self._ports.clock.elapsed_ms() - activation.last_used_ms
-            last_active_ms = self._ports.clock.now_ms() - idle_ms
+            idle_s = asyncio.get_running_loop().time() - activation.last_used_s
+            last_active_ms = self._ports.clock.now_ms() - round(idle_s * 1000)
         return Description(
             id=key,
             name=stored.name,

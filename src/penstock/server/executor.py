@@ -126,7 +126,7 @@ async def _live(place: ExecutorPlace, tasks: asyncio.TaskGroup) -> Node:
         await node.start()
     except PenstockError as error:
         _not_started(error)
-    await transport.serve(node.answer)
+    await transport.serve(node.answer, node.runtime.answer_streams)
     config = uvicorn.Config(
         node.app,
         http=Connection,

@@ -280,7 +280,7 @@ class SimExecutor:
         async with _Tasks(lambda: self.alive) as self._tasks:
             node, transport = self._build(self._tasks)
             await node.start()
-            await transport.serve(node.answer)
+            await transport.serve(node.answer, node.runtime.answer_streams)
             self.node = node
             self.ready = True
 
