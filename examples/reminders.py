@@ -37,7 +37,7 @@ class Reminders(DurableObject[None]):
         return int(id)
 
     async def alarm(self, info: AlarmInfo) -> None:
-        inbox = self.ctx.namespace("Inbox").get_by_name(self.ctx.id.name)
+        inbox = self.ctx.namespace("Inbox").get_by_name(str(self.ctx.id.name))
         due = "SELECT id, text FROM reminders WHERE at_ms <= ?1 ORDER BY at_ms"
         for id, text in list(self.sql.exec(due, self.ctx.clock.now_ms())):
             await inbox.deliver(id, text)  # if it raises, the alarm comes again, in 2 s at first
