@@ -22,7 +22,7 @@ class Box(DurableObject[SimpleNamespace]):
             if inspect.isawaitable(result):
                 result = await result
             self.env.result = result
-        except BaseException as error:
+        except Exception as error:
             self.env.error = error
             raise
 

@@ -12,6 +12,7 @@ import typer
 
 from penstock.base.limits import EXECUTORS_MAX, Limits
 from penstock.cli import output
+from penstock.cli.errors import CliError
 from penstock.cli.own_command import data_dir_flag, own_command
 from penstock.cli.sizes import format_bytes, parse_bytes
 from penstock.cli.target import CREDENTIALS_FILE, DATA_DIR_DEFAULT
@@ -65,6 +66,14 @@ def serve(
         int,
         typer.Option(envvar="PENSTOCK_PORT", min=0, max=65535, help="Port to listen on; 0 = any free one."),
     ] = 8787,
+    app: Annotated[
+        str | None,
+        typer.Option(
+            envvar="PENSTOCK_APP",
+            metavar="FILE_OR_MODULE",
+            help="Your durable objects: a Python file, or a module that can be imported.",
+        ),
+    ] = None,
     executors: Annotated[
         int | None,
         typer.Option(
@@ -115,9 +124,16 @@ def serve(
         int,
         _limit(
             "disk_reserve_bytes",
-            "Ingestion stops (507) when the file system has less than this free.",
+            "Ingestion and requests to objects stop (507) when the file system has less than this free.",
         ),
     ] = _DEFAULT.disk_reserve_bytes,
+    wal_bytes_max: Annotated[
+        int,
+        _limit(
+            "wal_bytes_max",
+            "An object's log is copied back into its database when it is larger than this.",
+        ),
+    ] = _DEFAULT.wal_bytes_max,
 ) -> None:
     """Run the server until SIGTERM or Ctrl-C.
 
@@ -127,11 +143,14 @@ def serve(
     from penstock.server.settings import ServeSettings
     from penstock.server.supervisor import serve as run
 
+    # First of all: nothing of the server is open yet that the user's code could see, or that it could disturb.
+    application = {} if app is None else {"application": _load(app)}
     terminal = sys.stderr is not None and sys.stderr.isatty()
     log_format = log_format or (LogFormat.console if terminal else LogFormat.json)
     if terminal and log_format is LogFormat.console:
         _speak_plainly(data_dir)
     settings = ServeSettings(
+        **application,
         data_dir=data_dir,
         host=host,
         port=port,
@@ -144,6 +163,7 @@ def serve(
             inflight_bytes_max=inflight_bytes_max,
             undelivered_bytes_max=undelivered_bytes_max,
             disk_reserve_bytes=disk_reserve_bytes,
+            wal_bytes_max=wal_bytes_max,
         ),
     )
     raise typer.Exit(run(settings))
@@ -170,3 +190,13 @@ def _speak_plainly(data_dir: Path) -> None:
 
     put_plainly("ready", on_ready)
     put_plainly("cannot_start", on_cannot_start)
+
+
+def _load(app: str) -> Any:
+    from penstock.base.errors import Invalid
+    from penstock.server.application import load_application
+
+    try:
+        return load_application(app)
+    except Invalid as error:
+        raise CliError(error.message) from None

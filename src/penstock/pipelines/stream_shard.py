@@ -381,7 +381,7 @@ class StreamShard(DurableObject[PipelineEnv]):
         )
 
     def _note_backlog(self) -> None:
-        self.env.statistics.undelivered_bytes[self.ctx.id.name] = self._end.byte - self._freed.byte
+        self.env.statistics.undelivered_bytes[self.ctx.name] = self._end.byte - self._freed.byte
 
 
 def _rows_per_slice(file: SealedFile) -> int:

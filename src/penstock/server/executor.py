@@ -63,6 +63,8 @@ class ExecutorPlace:
     account: Account
     port: Port
     sockets_folder: str
+    #: Of each of the application's classes, where its objects are.
+    namespaces: dict[str, str]
     lifeline: int
     status: int
 
@@ -127,7 +129,7 @@ async def _live(place: ExecutorPlace, tasks: asyncio.TaskGroup) -> Node:
         await node.start()
     except PenstockError as error:
         _not_started(error)
-    await transport.serve(node.answer)
+    await transport.serve(node.answer, node.runtime.answer_streams)
     config = uvicorn.Config(
         node.app,
         http=Connection,
@@ -184,6 +186,8 @@ def _build(place: ExecutorPlace, tasks: asyncio.TaskGroup) -> tuple[Node, UnixTr
         executors=place.settings.executors,
         tasks=tasks,
         on_fatal=_fatal,
+        application=place.settings.application,
+        namespaces=place.namespaces,
     )
     return node, transport
 

@@ -108,16 +108,21 @@ class Database:
         connection = apsw.Connection(
             self._path, vfs=self._disk.vfs, flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
         )
-        if not self._disk.shares_wal_index:
-            connection.pragma("locking_mode", "exclusive")
-        if not connection.pragma("page_count"):
-            # Can be said of a new database only: lets free pages be given back in slices.
-            connection.pragma("auto_vacuum", "incremental")
-        connection.pragma("journal_mode", "wal")
-        connection.set_busy_timeout(_BUSY_MS_MAX)
-        connection.pragma("synchronous", "normal")
-        connection.pragma("temp_store", "memory")
-        connection.pragma("trusted_schema", False)
+        try:
+            if not self._disk.shares_wal_index:
+                connection.pragma("locking_mode", "exclusive")
+            if not connection.pragma("page_count"):
+                # Can be said of a new database only: lets free pages be given back in slices.
+                connection.pragma("auto_vacuum", "incremental")
+            connection.pragma("journal_mode", "wal")
+            connection.set_busy_timeout(_BUSY_MS_MAX)
+            connection.pragma("synchronous", "normal")
+            connection.pragma("temp_store", "memory")
+            connection.pragma("trusted_schema", False)
+        except BaseException:
+            # Now: the error may be kept for long, and the connection with it, and what it holds.
+            connection.close()
+            raise
         return connection
 
     def _recover(self, connection: apsw.Connection) -> None:
