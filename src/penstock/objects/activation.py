@@ -234,9 +234,9 @@ class Activation:
     async def _failure(self, error: BaseException, method: str) -> PenstockError:
         """What the caller gets for what the object's code raised, once it may be seen. An error tells about the
         object's state as a result does, so it waits like one. Raises the reason if the object broke."""
-        await self._committer.wait_durable()
         if not isinstance(error, Exception):
-            raise error
+            raise self._as_penstock_error(error, method)
+        await self._committer.wait_durable()
         if not isinstance(error, PenstockError):
             log.error("object_method_failed", object=self.id.label, method=method, exc_info=error)
         return self._as_penstock_error(error, method)
@@ -309,7 +309,8 @@ class Activation:
             async with asyncio.timeout(WAIT_UNTIL_MS_MAX / 1000):
                 await self._work.run(work)
         except _FAILURES as error:
-            log.error("object_background_failed", object=self.id.label, exc_info=error)
+            failure = self._as_penstock_error(error, "wait_until")
+            log.error("object_background_failed", object=self.id.label, error=failure.message, exc_info=error)
         finally:
             self._background -= 1
             self.last_used_s = self._loop_time()
@@ -317,9 +318,12 @@ class Activation:
     def abort(self, reason: str, retry_alarm: bool) -> NoReturn:
         if self._firing is not None and self._committer.broken is None:
             self._runtime.aborted_alarms[self.id.address] = AbortedAlarm(self._firing, retry_alarm)
+        self._break_by_hand(reason)
+        raise ObjectAborted(reason)
+
+    def _break_by_hand(self, reason: object) -> None:
         message = f"{self.id.label} was aborted: {reason}"
         self._committer.break_with(ObjectFailed(message, type_name=ObjectAborted.__name__))
-        raise ObjectAborted(reason)
 
     # -- commit -------------------------------------------------------------------------------------------
 
@@ -375,6 +379,8 @@ class Activation:
             self._checkpointing = False
 
     def _as_penstock_error(self, error: BaseException, doing: str) -> PenstockError:
+        if not isinstance(error, Exception) and self._committer.broken is None:
+            self._break_by_hand(error)  # it was raised without `ctx.abort`
         if self._committer.broken is not None:  # by an abort, or by the disk; the rest follows from that
             return self._committer.broken
         if isinstance(error, PenstockError):
@@ -416,10 +422,8 @@ class Activation:
             if storage.alarm_hidden:  # unless the handler set another
                 storage.write_alarm(None)
         except _FAILURES as error:
-            if self._committer.broken is not None:
-                raise self._committer.broken from error
-            if not isinstance(error, Exception):
-                raise
+            if self._committer.broken is not None or not isinstance(error, Exception):
+                raise self._as_penstock_error(error, "alarm") from error
             log.error("alarm_failed", object=self.id.label, retries=alarm.retries, error=str(error), exc_info=error)
             after = self._after_failure(alarm)
             if storage.alarm_hidden:  # unless the handler set another, which replaces the retries
