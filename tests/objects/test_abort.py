@@ -58,6 +58,10 @@ class Brittle(DurableObject[SimpleNamespace]):
             await asyncio.sleep(1)
         return "swallowed"
 
+    async def raise_by_hand(self) -> None:
+        self.add(1)
+        raise ObjectAborted("it is enough")
+
     async def abort_in_a_group(self) -> None:
         async def fail() -> None:
             self.ctx.abort("it is enough")
@@ -141,7 +145,7 @@ def test_what_was_durable_stays_and_what_was_not_is_lost() -> None:
     brittles(main)
 
 
-@pytest.mark.parametrize("method", ["try_to_catch", "swallow", "abort_in_a_group"])
+@pytest.mark.parametrize("method", ["try_to_catch", "swallow", "abort_in_a_group", "raise_by_hand"])
 def test_nobody_can_catch_it(method: str) -> None:
     async def main(world: World, brittle: Any) -> None:
         assert aborted(await error_of(getattr(brittle, method)()))

@@ -53,9 +53,9 @@ class Limits:
 
 #: Objects with nothing to do are closed after this time; Cloudflare evicts after 70 to 140 s.
 OBJECT_IDLE_MS_MAX = 70_000
-#: Objects in memory per executor. Each costs about 60 KB, up to 2 MB more of SQLite's cache when much of it is
-#: read, and four file descriptors, of which Linux gives a process 1,024 unless it asks for more (524,288 at most).
-OBJECTS_ACTIVE_MAX = 10_000
+#: Objects in memory per executor: 1 GB, at about 200 KB for a small object. Each has three files open, of which
+#: Linux gives a process 1,024 unless it asks for more, as executors do (usually up to 524,288).
+OBJECTS_ACTIVE_MAX = 5_000
 #: An object's name, in bytes of UTF-8. As long as the longest name of an alarm's object at Cloudflare; names travel
 #: with calls and are stored with the object.
 OBJECT_NAME_BYTES_MAX = 1_024

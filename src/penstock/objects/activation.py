@@ -15,7 +15,7 @@ import asyncio
 import enum
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from types import CoroutineType
@@ -30,10 +30,11 @@ from penstock.objects.committer import Committer
 from penstock.objects.durable_object import AlarmInfo, Context, DurableObject, GatedBuckets, ObjectAborted
 from penstock.objects.gate import InputGate
 from penstock.objects.identity import ObjectId
+from penstock.objects.inscription import note_identity
+from penstock.objects.object_stream import ObjectStream
 from penstock.objects.remote import IMMUTABLE, passed_on
 from penstock.objects.storage import ObjectStorage
-from penstock.objects.streams import close
-from penstock.objects.work import Work, resumed
+from penstock.objects.work import FAILURES, Work, resumed
 from penstock.storage.database import Database
 from penstock.storage.relay import Commit
 
@@ -43,9 +44,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 log = structlog.get_logger("penstock.objects")
-
-#: What an object's code may raise. An abort may come out of a task group, in an exception group.
-_FAILURES = (Exception, ObjectAborted, BaseExceptionGroup)
 
 
 class Phase(enum.Enum):
@@ -116,10 +114,10 @@ class Activation:
             self._storage = ObjectStorage(self._committer)
             self._indexed_ms = self._runtime.alarms.indexed_ms(self.id)
             self._storage.create_tables()
-            self._remember_identity()
+            self.id = note_identity(self._storage.execute, self.id)
             try:
                 self._object = build(self._context())
-            except _FAILURES as error:
+            except FAILURES as error:
                 raise self._as_penstock_error(error, "start") from error
             await self._committer.wait_durable()
             self._check_still_starting()
@@ -133,16 +131,6 @@ class Activation:
             self._runtime.discard(self, self.refusal)
         self._started.set()
         self.gate.unshut()
-
-    def _remember_identity(self) -> None:
-        """The database says whose it is, for who finds it without having been told; and remembers the name."""
-        query = "SELECT key, value FROM _penstock_meta WHERE key IN ('namespace', 'id', 'name')"
-        stored = dict(self._storage.execute(query))
-        if self.id.name is None and "name" in stored:
-            self.id = ObjectId(self.id.namespace, stored["name"])
-        for key, value in (("namespace", self.id.namespace), ("id", self.id.key), ("name", self.id.name)):
-            if value is not None and key not in stored:
-                self._storage.execute("INSERT INTO _penstock_meta VALUES (?1, ?2)", (key, value))
 
     def _check_still_starting(self) -> None:
         if self.phase is not Phase.STARTING:
@@ -184,6 +172,11 @@ class Activation:
             and self.gate.is_open
             and self._committer.is_settled
         )
+
+    @property
+    def last_used_ms(self) -> int:
+        """When the last call or alarm ended, as `Clock.elapsed_ms` counts."""
+        return self._ports.clock.elapsed_ms() - round((self._loop_time() - self.last_used_s) * 1000)
 
     def begin_end(self) -> bool:
         """Let no more calls in: they wait for the next activation. The caller then sees to `end`. False if that has
@@ -241,8 +234,8 @@ class Activation:
             held = self._committer.hold()
             if held is not None:
                 await held
-            return ObjectStream(self, aiter(result), method) if streams else result
-        except _FAILURES as error:
+            return self._stream(aiter(result), method) if streams else result
+        except FAILURES as error:
             raise await self._failure(error, method)
         finally:
             self._running -= 1
@@ -251,31 +244,20 @@ class Activation:
     async def _failure(self, error: BaseException, method: str) -> PenstockError:
         """What the caller gets for what the object's code raised, once it may be seen. An error tells about the
         object's state as a result does, so it waits like one. Raises the reason if the object broke."""
-        await self._committer.wait_durable()
         if not isinstance(error, Exception):
-            raise error
+            raise self._as_penstock_error(error, method)
+        await self._committer.wait_durable()
         if not isinstance(error, PenstockError):
             log.error("object_method_failed", object=self.id.label, method=method, exc_info=error)
             self._runtime.note_failure(self.id, error)
         return self._as_penstock_error(error, method)
 
-    async def next_chunk(self, source: AsyncIterator[bytes], method: str) -> bytes:
-        """The next chunk of a stream that a method gave, once it may be seen. Raises as `call`, and
-        `StopAsyncIteration`."""
-        if self._committer.broken is not None:
-            raise self._committer.broken
-        try:
-            chunk = await self._work.run(source.__anext__())
-        except StopAsyncIteration:
-            await self._committer.wait_durable()  # also the end tells something
-            raise
-        except _FAILURES as error:
-            raise await self._failure(error, method)
-        await self._committer.wait_durable()
-        return chunk
+    def _stream(self, source: AsyncIterator[bytes], method: str) -> ObjectStream:
+        failure = partial(self._failure, method=method)
+        return ObjectStream(source, self._committer, self._work, failure, self._kept())
 
     @contextmanager
-    def kept(self) -> Iterator[None]:
+    def _kept(self) -> Iterator[None]:
         """Keep the object in memory for the length of a `with` block."""
         self._running += 1
         try:
@@ -296,7 +278,7 @@ class Activation:
                     result = await self._work.run(work())
                 if not outcome.done():
                     outcome.set_result(result)
-            except _FAILURES as error:
+            except FAILURES as error:
                 # Who waits is refused, not passed on: the next activation may well fail in the same way.
                 self.refusal = self._as_penstock_error(error, "block_concurrency_while")
                 self._committer.break_with(self.refusal)
@@ -326,8 +308,9 @@ class Activation:
         try:
             async with asyncio.timeout(WAIT_UNTIL_MS_MAX / 1000):
                 await self._work.run(work)
-        except _FAILURES as error:
-            log.error("object_background_failed", object=self.id.label, exc_info=error)
+        except FAILURES as error:
+            failure = self._as_penstock_error(error, "wait_until")
+            log.error("object_background_failed", object=self.id.label, error=failure.message, exc_info=error)
         finally:
             self._background -= 1
             self.last_used_s = self._loop_time()
@@ -335,9 +318,12 @@ class Activation:
     def abort(self, reason: str, retry_alarm: bool) -> NoReturn:
         if self._firing is not None and self._committer.broken is None:
             self._runtime.aborted_alarms[self.id.address] = AbortedAlarm(self._firing, retry_alarm)
+        self._break_by_hand(reason)
+        raise ObjectAborted(reason)
+
+    def _break_by_hand(self, reason: object) -> None:
         message = f"{self.id.label} was aborted: {reason}"
         self._committer.break_with(ObjectFailed(message, type_name=ObjectAborted.__name__))
-        raise ObjectAborted(reason)
 
     # -- commit -------------------------------------------------------------------------------------------
 
@@ -393,6 +379,8 @@ class Activation:
             self._checkpointing = False
 
     def _as_penstock_error(self, error: BaseException, doing: str) -> PenstockError:
+        if not isinstance(error, Exception) and self._committer.broken is None:
+            self._break_by_hand(error)  # it was raised without `ctx.abort`
         if self._committer.broken is not None:  # by an abort, or by the disk; the rest follows from that
             return self._committer.broken
         if isinstance(error, PenstockError):
@@ -433,11 +421,9 @@ class Activation:
             await self._work.run(self._object.alarm(AlarmInfo(alarm.retries)))
             if storage.alarm_hidden:  # unless the handler set another
                 storage.write_alarm(None)
-        except _FAILURES as error:
-            if self._committer.broken is not None:
-                raise self._committer.broken from error
-            if not isinstance(error, Exception):
-                raise
+        except FAILURES as error:
+            if self._committer.broken is not None or not isinstance(error, Exception):
+                raise self._as_penstock_error(error, "alarm") from error
             log.error("alarm_failed", object=self.id.label, retries=alarm.retries, error=str(error), exc_info=error)
             self._runtime.note_failure(self.id, error)
             after = self._after_failure(alarm, counted=is_counted(error))
@@ -468,30 +454,6 @@ class Activation:
             return False
         self._indexed_ms = at_ms
         return True
-
-
-class ObjectStream:
-    """The stream that a method gave, as it may be seen. Whoever gets it closes it; until then the object stays in
-    memory."""
-
-    def __init__(self, activation: Activation, source: AsyncIterator[bytes], method: str) -> None:
-        self._activation = activation
-        self._source = source
-        self._method = method
-        self._kept = ExitStack()
-        self._kept.enter_context(activation.kept())
-
-    def __aiter__(self) -> ObjectStream:
-        return self
-
-    async def __anext__(self) -> bytes:
-        return await self._activation.next_chunk(self._source, self._method)
-
-    async def aclose(self) -> None:
-        try:
-            await close(self._source)
-        finally:
-            self._kept.close()
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,9 +122,10 @@ class Method:
             raise Internal(f"{self.name} was called with other arguments than it is annotated with: {error}.")
 
     def copy_args(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        if all(type(arg) in IMMUTABLE for arg in args):
-            return args
-        return self.decode_args(self.encode_args(args))
+        for arg in args:
+            if type(arg) not in IMMUTABLE:
+                return self.decode_args(self.encode_args(args))
+        return args
 
     def copy_result(self, result: Any) -> Any:
         return result if type(result) in IMMUTABLE else self.decode_result(_encode_value(result))

@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -21,12 +22,13 @@ from penstock.base.limits import (
     WAL_BYTES_MAX_DEFAULT,
 )
 from penstock.objects import remote
-from penstock.objects.activation import AbortedAlarm, Activation, ObjectStream
+from penstock.objects.activation import AbortedAlarm, Activation
 from penstock.objects.alarm_index import AlarmIndex
 from penstock.objects.durable_object import Context, DurableObject
 from penstock.objects.failures import FailureLog
 from penstock.objects.gate import InputGate
 from penstock.objects.identity import ObjectId
+from penstock.objects.object_stream import ObjectStream
 from penstock.objects.placement import owner
 from penstock.objects.remote import Method
 from penstock.objects.streams import Chunks, OnFailure, encode_failure, pump
@@ -206,7 +208,7 @@ class Runtime:
             await self.ports.clock.sleep_ms(SWEEP_INTERVAL_MS)
             before_s = asyncio.get_running_loop().time() - OBJECT_IDLE_MS_MAX / 1000
             for activation in list(self._active.values()):
-                if activation.is_idle and activation.last_used_s < before_s:
+                if activation.last_used_s < before_s and activation.is_idle:
                     await self._begin_eviction(activation)
 
     def _begin_eviction(self, activation: Activation) -> Coroutine[Any, Any, None]:
@@ -220,14 +222,14 @@ class Runtime:
         """Before one more object starts. Raises `Overloaded` if that would be one too many and none is idle."""
         if len(self._active) - self._ending < self.active_max:
             return
-        idle = [activation for activation in self._active.values() if activation.is_idle]
+        by_use = sorted(self._active.values(), key=lambda activation: activation.last_used_s)
+        # Several at once: to look through all of them takes a millisecond or more.
+        idle = list(islice((a for a in by_use if a.is_idle), max(1, self.active_max // 16)))
         if not idle:
             raise Overloaded(
                 f"{self.active_max} objects are at work on this executor, which is the limit.", retry_after_s=1
             )
-        idle.sort(key=lambda activation: activation.last_used_s)
-        # Several at once: to look through all of them takes a millisecond or more.
-        for activation in idle[: max(1, self.active_max // 16)]:
+        for activation in idle:
             self.tasks.create_task(self._begin_eviction(activation))
 
     def discard(self, activation: Activation, error: PenstockError) -> None:

@@ -18,8 +18,8 @@ import structlog
 
 from penstock.base.errors import ObjectFailed, PenstockError, Unavailable
 from penstock.base.limits import STREAM_CHUNK_BYTES_MAX
-from penstock.objects.durable_object import ObjectAborted
 from penstock.objects.remote import Failure
+from penstock.objects.work import FAILURES
 from penstock.storage.channel import Channel
 
 log = structlog.get_logger("penstock.objects")
@@ -101,7 +101,7 @@ async def pump(
             raise
     except PenstockError as error:
         failure = error
-    except (Exception, ObjectAborted, BaseExceptionGroup) as error:  # noqa: BLE001 - it is the reader's
+    except FAILURES as error:
         name = type(error).__name__
         failure = ObjectFailed(f"The writer of the stream failed: {name}: {error}", type_name=name)
     finally:
@@ -124,7 +124,7 @@ async def close(source: Any) -> None:
         return
     try:
         await aclose()
-    except (Exception, ObjectAborted, BaseExceptionGroup) as error:  # noqa: BLE001 - nobody is there who could be told
+    except FAILURES as error:
         log.warning("stream_not_closed_cleanly", error=repr(error))
 
 

@@ -13,8 +13,12 @@ from collections.abc import Awaitable, Coroutine, Generator
 from typing import Any, TypeVar
 
 from penstock.base.errors import PenstockError
+from penstock.objects.durable_object import ObjectAborted
 
 T = TypeVar("T")
+
+#: What an object's code may raise. An abort may come out of a task group, in an exception group.
+FAILURES = (Exception, ObjectAborted, BaseExceptionGroup)
 
 
 class Work:

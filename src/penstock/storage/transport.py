@@ -49,6 +49,8 @@ class Transport(Protocol):
 _HEADER = struct.Struct("<IQ")
 _KINDS = 8
 _KIND_MASK = _KINDS - 1
+#: As plain numbers, since each call needs them: members of an enum take several times as long to look up.
+_REQUEST, _ANSWER, _OPEN = int(Frame.REQUEST), int(Frame.ANSWER), int(Frame.OPEN)
 
 
 class _Frames(asyncio.Protocol):
@@ -103,7 +105,7 @@ class _Peer:
         self._channels: dict[int, Channel] = {}
         self._number = 0
 
-    def _call(self, kind: Frame, payload: bytes) -> int:
+    def _call(self, kind: int, payload: bytes) -> int:
         """Send a call; gives its number."""
         if len(payload) > FRAME_BYTES_MAX:
             raise TooLarge(f"A call between executors has {len(payload)} bytes; the limit is {FRAME_BYTES_MAX}.")
@@ -114,7 +116,7 @@ class _Peer:
         self._send(self._number, kind, payload)
         return self._number
 
-    def _send(self, number: int, kind: Frame, payload: bytes) -> None:
+    def _send(self, number: int, kind: int, payload: bytes) -> None:
         if self._frames is not None:
             self._frames.send(number | kind, payload)
             return
@@ -123,13 +125,13 @@ class _Peer:
         self._unsent.append((number | kind, payload))
 
     def open(self, payload: bytes) -> Channel:
-        number = self._call(Frame.OPEN, payload)
+        number = self._call(_OPEN, payload)
         channel = Channel(partial(self._send, number), partial(self._channels.pop, number, None))
         self._channels[number] = channel
         return channel
 
     async def request(self, payload: bytes) -> bytes:
-        number = self._call(Frame.REQUEST, payload)
+        number = self._call(_REQUEST, payload)
         answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._waiting[number] = answer
         try:
@@ -224,13 +226,13 @@ class UnixTransport:
         """Start to answer siblings' requests, each in a task of its own."""
 
         async def answer(frames: _Frames, number: int, payload: bytes) -> None:
-            frames.send(number | Frame.ANSWER, await handler(payload))
+            frames.send(number | _ANSWER, await handler(payload))
 
         def on_frame(frames: _Frames, number: int, payload: bytes) -> None:
             kind = number & _KIND_MASK
-            if kind == Frame.REQUEST:
+            if kind == _REQUEST:
                 self._tasks.create_task(answer(frames, number, payload))
-            elif kind == Frame.OPEN:
+            elif kind == _OPEN:
                 channel = _served_channel(frames, number - kind)
                 self._tasks.create_task(_handle(channel_handler, payload, channel))
             elif (known := frames.channels.get(number - kind)) is not None:
