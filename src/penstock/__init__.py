@@ -1,21 +1,104 @@
-"""Durable event ingestion and queues, on one machine or many.
+"""Durable event ingestion, and durable objects, on one machine or many.
 
-`penstock serve` runs it, `penstock demo` shows it. See `cli/` for the commands.
+`penstock serve` runs it, `penstock demo` shows it. An application imports what it is made of from here:
+
+    from penstock import DurableObject, Request, Response
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from penstock.apps import Headers, Migration, Request, Response
+    from penstock.base.errors import (
+        Conflict,
+        Forbidden,
+        Invalid,
+        NotFound,
+        ObjectFailed,
+        Overloaded,
+        PenstockError,
+        StorageFull,
+        TooLarge,
+        Unavailable,
+    )
+    from penstock.objects import (
+        AlarmInfo,
+        Chunks,
+        Context,
+        DurableObject,
+        Namespace,
+        ObjectAborted,
+        ObjectId,
+        SqlConstraintError,
+        SqlCursor,
+        SqlError,
+        Stub,
+    )
+
+__all__ = [
+    "AlarmInfo",
+    "Chunks",
+    "Conflict",
+    "Context",
+    "DurableObject",
+    "Forbidden",
+    "Headers",
+    "Invalid",
+    "Migration",
+    "Namespace",
+    "NotFound",
+    "ObjectAborted",
+    "ObjectFailed",
+    "ObjectId",
+    "Overloaded",
+    "PenstockError",
+    "Request",
+    "Response",
+    "SqlConstraintError",
+    "SqlCursor",
+    "SqlError",
+    "StorageFull",
+    "Stub",
+    "TooLarge",
+    "Unavailable",
+]
+
 __version__: str
 
+if not TYPE_CHECKING:
+    _MODULES = {
+        "penstock.apps": ("Headers", "Migration", "Request", "Response"),
+        "penstock.objects": (
+            "AlarmInfo",
+            "Chunks",
+            "Context",
+            "DurableObject",
+            "Namespace",
+            "ObjectAborted",
+            "ObjectId",
+            "SqlConstraintError",
+            "SqlCursor",
+            "SqlError",
+            "Stub",
+        ),
+    }
+    _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
-def __getattr__(name: str) -> str:
-    # Looked up when somebody asks: reading the installed metadata takes longer than starting a process does,
-    # and every executor imports this package.
-    if name == "__version__":
-        from importlib.metadata import PackageNotFoundError, version
+    def __getattr__(name):
+        # Looked up when somebody asks: the command imports this package too, and has to be quick without the
+        # runtime; and reading the installed metadata takes longer than starting a process does.
+        if name == "__version__":
+            from importlib.metadata import PackageNotFoundError, version
 
-        try:
-            return version("penstock")
-        except PackageNotFoundError:
-            return "0+source"  # run from a source tree that is not installed
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            try:
+                return version("penstock")
+            except PackageNotFoundError:
+                return "0+source"  # run from a source tree that is not installed
+        if name in __all__:
+            from importlib import import_module
+
+            value = globals()[name] = getattr(import_module(_MODULE_OF.get(name, "penstock.base.errors")), name)
+            return value
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -57,6 +57,17 @@ def test_every_operator_limit_is_a_flag_and_a_variable(
     ]
 
 
+def test_an_application_is_loaded_before_the_server_starts(run: Any, served: list[Any], tmp_path: Path) -> None:
+    text = "from penstock import DurableObject\nclass A(DurableObject): pass\n"
+    (tmp_path / "app_of_serve.py").write_text(text)
+    run("serve", "--app", "app_of_serve.py")
+    [settings] = served
+    assert [cls.__name__ for cls in settings.application.classes] == ["A"]
+    outcome = run("serve", "--app", "nowhere.py")
+    assert (outcome.code, outcome.err) == (1, "error: There is no file nowhere.py.\n")
+    assert len(served) == 1
+
+
 def test_a_size_that_is_none_is_a_usage_error(run: Any, served: list[Any]) -> None:
     outcome = run("serve", "--body-bytes-max", "lots")
     assert outcome.code == 2

@@ -13,7 +13,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import unquote
 
+from penstock.apps import NO_APPLICATION, Application
 from penstock.base.clock import SystemClock
 from penstock.base.errors import PenstockError
 from penstock.base.limits import Limits
@@ -125,10 +127,11 @@ class _Stopped(Exception):
 class Face:
     """A node, and what a client and an operator can do to it. Use it in a `with` block."""
 
-    def __init__(self, folder: Path, limits: Limits) -> None:
+    def __init__(self, folder: Path, limits: Limits, application: Application = NO_APPLICATION) -> None:
         self.folder = folder
         self.disk = RoomyDisk(str(folder))
         self._limits = limits
+        self._application = application
         self._runner = asyncio.Runner()
         self.loop = self._runner.get_loop()
         self._stop = asyncio.Event()
@@ -153,6 +156,7 @@ class Face:
                     executors=1,
                     tasks=tasks,
                     on_fatal=self._fatal,
+                    application=self._application,
                 )
                 await self.node.start()
                 await self._stop.wait()
@@ -209,7 +213,7 @@ class Face:
             "http_version": "1.1",
             "method": method,
             "scheme": "http",
-            "path": path,
+            "path": unquote(path),
             "raw_path": path.encode(),
             "query_string": query.encode(),
             "root_path": "",
@@ -242,6 +246,9 @@ class Face:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         return self.request("POST", f"/ingest/{pipeline}", content, headers)
 
+    def now_ms(self) -> int:
+        return SystemClock().now_ms()
+
     # -- what is there ------------------------------------------------------------------------------------
 
     def create(self, name: str = "clicks", **settings: Any) -> str:
@@ -267,7 +274,7 @@ class Face:
 
     @property
     def inflight_bytes(self) -> int:
-        return self.node.ingest.statistics.inflight_bytes
+        return self.node.inflight.bytes
 
 
 def content(path: Path) -> bytes:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from urllib.parse import unquote
 
 import pytest
 
+from penstock import DurableObject, Request, Response
+from penstock.apps import Application
 from penstock.http.control import Endpoint
 
+from .conftest import MakeFace
 from .harness import ACCOUNT, PIPELINES, TOKEN, Answer, Face
 
 PUBLIC = {"/livez", "/readyz", "/metrics"}
@@ -20,6 +24,7 @@ def paths(face: Face, policy: str, account: str = ACCOUNT) -> Iterator[tuple[str
     for endpoint in face.node.app.control.endpoints:
         if endpoint.policy == policy:
             path = endpoint.path.replace("{account}", account).replace("{name}", "clicks")
+            path = path.replace("{namespace}", "Registry").replace("{object}", "0" * 64)
             assert "{" not in path, f"tell this test what to fill into {endpoint.path}"
             yield endpoint.method, path
             if endpoint.method == "GET":
@@ -87,7 +92,7 @@ def test_every_other_route_refuses_the_token_for_another_account(face: Face, acc
     for method, path in paths(face, "token", account):
         status, code, message = bearing(face, method, path, f"Bearer {TOKEN}").control_error
         assert (status, code) == (403, 10000), (method, path)
-        assert message == f"The token does not cover account {account[:64]!r}; its account is {ACCOUNT}."
+        assert message == f"The token does not cover account {unquote(account)[:64]!r}; its account is {ACCOUNT}."
 
 
 def test_the_scheme_is_read_as_http_reads_it(face: Face) -> None:
@@ -131,3 +136,32 @@ def test_a_pipeline_that_begins_to_ask_for_the_token_does_so_at_once(face: Face)
     assert face.ingest(pipeline, [{"refused": True}]).status == 401
     assert face.ingest(pipeline, [{"b": 2}], {"authorization": f"Bearer {TOKEN}"}).status == 200
     assert face.drain() == [b'{"a": 1}', b'{"b": 2}']
+
+
+class Closed(DurableObject):
+    async def fetch(self, request: Request) -> Response:
+        return Response.json([value for name, value in request.headers if name == "authorization"])
+
+
+class Open(Closed):
+    public = True
+
+
+class Mute(DurableObject):
+    pass
+
+
+def test_an_objects_fetch_needs_the_token_unless_its_class_is_public(make_face: MakeFace) -> None:
+    face = make_face(application=Application("app.py", (Closed, Open, Mute)))
+    for path in ("/objects/Closed/a", "/objects/Mute/a", "/objects/Gone/a", "/objects/Registry/pipelines"):
+        for authorization in (None, "Bearer wrong", f"Basic {TOKEN}"):
+            for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "ANY"):
+                # A stranger does not learn which classes there are, nor which of them can be reached.
+                answer = bearing(face, method, path, authorization)
+                assert answer.ingest_error[:2] == (401, 10000), (method, path, authorization)
+    assert face.node.runtime.active == 0
+    assert bearing(face, "GET", "/objects/Closed/a", f"Bearer {TOKEN}").json == []  # it has no use for the token
+    assert bearing(face, "GET", "/objects/Open/a", None).json == []
+    assert bearing(face, "GET", "/objects/Open/a", "Bearer its-own").json == ["Bearer its-own"]
+    for path in ("/objects/Mute/a", "/objects/Gone/a", "/objects/Registry/pipelines"):
+        assert bearing(face, "GET", path, f"Bearer {TOKEN}").status == 404

@@ -27,7 +27,7 @@ class Notebook(DurableObject[SimpleNamespace]):
 
     def add_much(self) -> None:
         """More than fits into SQLite's cache: on a full disk the statement fails, not just the commit."""
-        self.sql.exec("INSERT INTO notes (note) VALUES (zeroblob(8000000))")
+        self.sql.exec("INSERT INTO notes (note) VALUES (zeroblob(2000000))" + ", (zeroblob(2000000))" * 3)
 
     def ping(self) -> str:
         return "pong"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from penstock.base.errors import Unavailable
+from penstock.base.errors import Fenced, PenstockError, StorageFull, Unavailable
 from penstock.base.limits import ALARM_RETRIES_MAX, OBJECT_IDLE_MS_MAX, SWEEP_INTERVAL_MS
 from penstock.objects import AlarmInfo, Context, DurableObject
 from penstock.objects.alarm_index import rehome
@@ -289,6 +289,27 @@ def test_an_alarm_that_was_given_up_stays_so_after_a_restart_and_can_be_set_anew
         assert world.env.fired[before:][0][2] == 0
 
     sleepers(main, dream=bad)
+
+
+@pytest.mark.parametrize("error", [Unavailable("away"), StorageFull("no room"), Fenced("not mine")])
+def test_a_handler_that_fails_for_what_is_not_its_fault_is_retried_until_it_passes(error: PenstockError) -> None:
+    """For all that time every 2 s or a little more, and it is never given up."""
+
+    async def away(sleeper: Sleeper, info: AlarmInfo) -> None:
+        if len(sleeper.env.fired) <= 20:
+            raise type(error)(error.message)
+        raise RuntimeError("a bug")
+
+    async def main(world: World) -> None:
+        sleeper = world.stub(Sleeper)
+        await sleeper.set(world.clock.now_ms())
+        await world.elapse(60 * SECOND_MS)
+        assert [retries for _, _, retries in world.env.fired][:23] == [0] * 21 + [1, 2]
+        for earlier, later in pairwise(fired_at(world)[:21]):
+            assert 2_000 <= later - earlier <= 2_500 + LATE_MS_MAX
+        assert world.host.runtime.statistics.alarms_given_up == 0
+
+    sleepers(main, dream=away)
 
 
 def test_retries_survive_a_crash() -> None:

@@ -8,7 +8,12 @@ from types import SimpleNamespace
 import pytest
 
 from penstock.base.errors import Internal, NotFound, Overloaded, PenstockError, StorageFull, Unavailable
-from penstock.base.limits import BLOCK_CONCURRENCY_MS_MAX, OBJECT_IDLE_MS_MAX, SWEEP_INTERVAL_MS
+from penstock.base.limits import (
+    BLOCK_CONCURRENCY_MS_MAX,
+    OBJECT_IDLE_MS_MAX,
+    SWEEP_INTERVAL_MS,
+    WAIT_UNTIL_MS_MAX,
+)
 from penstock.objects import Context, DurableObject
 
 from .notebook import Notebook
@@ -43,7 +48,9 @@ class Moody(DurableObject[SimpleNamespace]):
 
 
 @pytest.mark.parametrize(
-    ("mood", "kind"), [(NotFound("gone", code=3), "not_found"), (KeyError("k"), "internal")], ids=["ours", "a bug"]
+    ("mood", "kind"),
+    [(NotFound("gone", code=3), "not_found"), (KeyError("k"), "object_failed")],
+    ids=["ours", "a bug"],
 )
 def test_who_waits_for_a_constructor_that_fails_gets_its_error_and_the_next_call_tries_again(
     mood: Exception, kind: str
@@ -194,6 +201,144 @@ def test_an_object_that_is_starting_when_the_runtime_stops_is_closed_as_well() -
     run(main, Notebook)
 
 
+# -- more objects than memory ------------------------------------------------------------------------------
+
+
+def test_when_too_many_objects_are_active_those_go_that_were_idle_longest() -> None:
+    async def main(world: World) -> None:
+        world.host.runtime.active_max = 4
+        for name in "abcd":
+            await world.stub(Notebook, name).ping()
+            await world.elapse(10)
+        await world.stub(Notebook, "a").ping()
+        await world.elapse(10)
+        world.log.clear()
+        await world.stub(Notebook, "e").ping()
+        await world.elapse(100)
+        assert world.host.runtime.active == 4
+        assert world.host.runtime.statistics.evictions == 1
+        for name in "acde":
+            await world.stub(Notebook, name).ping()
+        assert world.log == [("constructed", "e")]
+        await world.stub(Notebook, "b").ping()
+        assert world.log == [("constructed", "e"), ("constructed", "b")]
+
+    run(main, Notebook)
+
+
+def test_a_stream_of_objects_never_passes_the_cap() -> None:
+    async def main(world: World) -> None:
+        world.host.runtime.active_max = 32
+        for n in range(300):
+            await world.stub(Notebook, str(n)).add(n)
+            await world.elapse(5)
+            assert world.host.runtime.active <= 32 + 32 // 16
+        assert await world.stub(Notebook, "7").notes() == [7]
+
+    run(main, Notebook)
+
+
+def test_when_no_object_is_idle_one_more_is_refused_until_one_is() -> None:
+    async def main(world: World) -> None:
+        world.host.runtime.active_max = 3
+        for name in "abc":
+            await world.stub(Notebook, name).ping()
+        world.relay.hold()
+        calls = [start(world.stub(Notebook, name).add(1)) for name in "abc"]
+        await turns()
+        error = await error_of(world.stub(Notebook, "d").ping())
+        assert isinstance(error, Overloaded) and error.retry_after_s and not error.remote
+        world.relay.release()
+        await asyncio.gather(*calls)
+        assert await world.stub(Notebook, "d").ping() == "pong"
+
+    run(main, Notebook)
+
+
+# -- wait_until --------------------------------------------------------------------------------------------
+
+
+class Busy(DurableObject[SimpleNamespace]):
+    def work(self, seconds: int, fails: bool = False) -> str:
+        async def work() -> None:
+            try:
+                await asyncio.sleep(seconds)
+                if fails:
+                    raise ValueError("in the background")
+                self.ctx.storage.sql.exec("CREATE TABLE IF NOT EXISTS done (n)")
+                self.env.log.append("worked")
+            except asyncio.CancelledError:
+                self.env.log.append("cancelled")
+                raise
+
+        self.ctx.wait_until(work())
+        return "answered"
+
+    def ping(self) -> str:
+        return "pong"
+
+
+def test_work_goes_on_after_the_answer_and_keeps_the_object_in_memory() -> None:
+    async def main(world: World) -> None:
+        assert await world.stub(Busy).work(300) == "answered"
+        assert world.log == []
+        await world.elapse(290_000)
+        assert world.host.runtime.active == 1
+        await world.elapse(20_000)
+        assert world.log == ["worked"]
+        await world.elapse(EVICTED_MS)
+        assert world.host.runtime.active == 0
+
+    run(main, Busy)
+
+
+def test_work_that_fails_harms_nobody() -> None:
+    async def main(world: World) -> None:
+        await world.stub(Busy).work(1, True)
+        await world.elapse(2_000)
+        assert await world.stub(Busy).ping() == "pong"
+        await world.elapse(EVICTED_MS)
+        assert world.host.runtime.active == 0
+        assert world.host.runtime.statistics.broken == 0
+
+    run(main, Busy)
+
+
+def test_work_that_never_ends_is_given_up() -> None:
+    async def main(world: World) -> None:
+        await world.stub(Busy).work(1_000_000)
+        await world.elapse(WAIT_UNTIL_MS_MAX + EVICTED_MS)
+        assert world.log == ["cancelled"]
+        assert world.host.runtime.active == 0
+
+    run(main, Busy)
+
+
+def test_work_ends_with_the_runtime() -> None:
+    async def main(world: World) -> None:
+        await world.stub(Busy).work(300)
+        await world.elapse(100)
+        await world.host.runtime.stop()
+        await turns()
+        assert world.log == ["cancelled"]
+        assert world.host.fatal == []
+
+    run(main, Busy)
+
+
+def test_there_is_a_limit_of_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("penstock.objects.activation.WAIT_UNTIL_MAX", 3)
+
+    async def main(world: World) -> None:
+        for _ in range(3):
+            await world.stub(Busy).work(10)
+        assert isinstance(await error_of(world.stub(Busy).work(10)), Overloaded)
+        await world.elapse(11_000)
+        await world.stub(Busy).work(10)
+
+    run(main, Busy)
+
+
 # -- block_concurrency_while -------------------------------------------------------------------------------
 
 
@@ -213,6 +358,22 @@ class Careful(DurableObject[SimpleNamespace]):
             self.env.log.append("worked")
 
         self.ctx.block_concurrency_while(work)
+
+    async def block_for(self, seconds: int) -> int:
+        async def work() -> int:
+            await asyncio.sleep(seconds)
+            self.env.log.append("worked")
+            return seconds * 2
+
+        doubled = await self.ctx.block_concurrency_while(work)
+        self.env.log.append("went on")
+        return doubled
+
+    async def block_and_fail(self) -> None:
+        try:
+            await self.ctx.block_concurrency_while(fails_late)
+        except Overloaded:
+            self.env.log.append("caught")
 
     def ping(self) -> str:
         self.env.log.append("ping")
@@ -240,6 +401,30 @@ def test_a_method_can_block_too() -> None:
         await careful.block(5)
         await careful.ping()
         assert world.log == ["constructed", "work", "worked", "ping"]
+
+    run(main, Careful)
+
+
+def test_a_method_that_blocks_gets_what_the_work_gave_and_nobody_enters_meanwhile() -> None:
+    async def main(world: World) -> None:
+        world.env.start_up = None
+        careful = world.stub(Careful)
+        blocking = start(careful.block_for(5))
+        await turns()
+        assert await careful.ping() == "pong"
+        assert await blocking == 10
+        assert world.log == ["constructed", "worked", "went on", "ping"]
+
+    run(main, Careful)
+
+
+def test_a_method_whose_work_fails_ends_with_the_object_and_cannot_catch_it() -> None:
+    async def main(world: World) -> None:
+        world.env.start_up = None
+        careful = world.stub(Careful)
+        assert isinstance(await error_of(careful.block_and_fail()), Overloaded)
+        assert await careful.ping() == "pong"
+        assert world.log.count("constructed") == 2
 
     run(main, Careful)
 

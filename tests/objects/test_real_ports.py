@@ -14,6 +14,7 @@ import pytest
 
 from penstock.base.clock import SystemClock
 from penstock.base.errors import Fenced, PenstockError, Unavailable
+from penstock.base.limits import STREAM_CHUNK_BYTES_MAX, STREAM_WINDOW_BYTES
 from penstock.base.rng import seeded_rng
 from penstock.objects import AlarmInfo, Context, DurableObject, Runtime, Stub
 from penstock.objects.placement import name_owned_by
@@ -56,6 +57,18 @@ class Blobs(DurableObject[SimpleNamespace]):
 
         return await self.ctx.buckets.put("bucket", "all.bin", chunks)
 
+    async def echo(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        async for chunk in chunks:
+            yield chunk
+
+    async def zeros(self, size: int) -> AsyncIterator[bytes]:
+        try:
+            while self.env.zeros < size:
+                yield bytes(STREAM_CHUNK_BYTES_MAX)
+                self.env.zeros += STREAM_CHUNK_BYTES_MAX
+        finally:
+            self.env.closed.set()
+
     def wake_soon(self) -> None:
         self.ctx.storage.set_alarm(self.ctx.clock.now_ms() + 20)
 
@@ -94,7 +107,7 @@ class Machine:
     def __init__(self, folder: Path, tasks: asyncio.TaskGroup, disk: OsDisk) -> None:
         self.folder = folder
         self.fatal: list[PenstockError] = []
-        self.env = SimpleNamespace(woken=asyncio.Event())
+        self.env = SimpleNamespace(woken=asyncio.Event(), closed=asyncio.Event(), zeros=0)
         self.offload = Threads()
         self.relays = [LocalRelay(self.offload, SystemClock(), self.fatal.append) for _ in range(EXECUTORS)]
         self.transports = [UnixTransport(str(folder), slot, tasks) for slot in range(EXECUTORS)]
@@ -132,7 +145,7 @@ async def machine(folder: Path, disk: OsDisk | None = None, *, stop: bool = True
                 tasks.create_task(made.relays[slot].run())
                 runtime.register(Blobs, made.env)
                 await runtime.start()
-                await made.transports[slot].serve(runtime.answer)
+                await made.transports[slot].serve(runtime.answer, runtime.answer_streams)
             yield made
             for runtime, transport in zip(made.runtimes, made.transports, strict=True):
                 transport.close()
@@ -309,3 +322,43 @@ def test_space_is_given_back_after_a_backlog(tmp_path: Path) -> None:
     run(main)
     size = sum(path.stat().st_size for path in tmp_path.glob("objects/Blobs/*/*.db"))
     assert size < 80_000_000
+
+
+def test_streams_over_real_sockets_are_whole_and_bounded_and_end_with_their_readers(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with machine(tmp_path) as made:
+            for slot in (0, 1):
+                blobs = made.stub(slot)
+                chunks = [bytes([n % 251]) * (n * 997 % 100_000) for n in range(200)]
+
+                async def source(chunks: list[bytes] = chunks) -> AsyncIterator[bytes]:
+                    for chunk in chunks:
+                        yield chunk
+
+                echoed = [chunk async for chunk in await blobs.echo(source())]
+                assert b"".join(echoed) == b"".join(chunks)
+                assert max(map(len, echoed)) <= STREAM_CHUNK_BYTES_MAX
+                stream = await blobs.zeros(1 << 40)
+                await anext(stream)
+                await asyncio.sleep(0.05)
+                assert 0 < made.env.zeros <= STREAM_WINDOW_BYTES + 2 * STREAM_CHUNK_BYTES_MAX
+                await stream.aclose()
+                await asyncio.wait_for(made.env.closed.wait(), 5)
+                made.env.closed.clear()
+                made.env.zeros = 0
+
+    run(main)
+
+
+def test_a_stream_ends_with_an_error_when_the_connection_does(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with machine(tmp_path) as made:
+            stream = await made.stub(1).zeros(1 << 40)
+            await anext(stream)
+            made.transports[0].close()
+            with pytest.raises(Unavailable):
+                async for _ in stream:
+                    pass
+            await asyncio.wait_for(made.env.closed.wait(), 5)
+
+    run(main)

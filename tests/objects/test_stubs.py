@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from penstock.base.errors import KINDS, Internal, Invalid, PenstockError, TooLarge, Unavailable
+from penstock.base.errors import KINDS, Internal, Invalid, ObjectFailed, PenstockError, TooLarge, Unavailable
 from penstock.objects import DurableObject, ObjectId, Stub
 from penstock.objects.remote import encode_request, result_of
 
@@ -144,7 +144,7 @@ def test_a_bug_in_a_method_reads_the_same_on_both_sides() -> None:
             errors.append(await error_of(echo.bug()))
 
         echoes(main, slot)
-    assert all(type(error) is Internal for error in errors)
+    assert all(type(error) is ObjectFailed and error.type_name == "ZeroDivisionError" for error in errors)
     for error in errors:
         assert "bug failed: ZeroDivisionError: by nought" in error.message
 
@@ -211,7 +211,7 @@ def test_only_public_methods_can_be_reached(slot: int, name: str) -> None:
             with pytest.raises(Invalid, match=name):
                 getattr(echo, name)
         # Nor by somebody who writes requests by hand.
-        request = encode_request("Echo", echo.id.name, name, b"\x90")
+        request = encode_request(echo.id, name, b"\x90")
         with pytest.raises(Invalid, match=name):
             result_of(await world.hosts[slot].runtime.answer(request))
 
@@ -230,12 +230,35 @@ def test_methods_that_could_not_be_called_with_everything_are_refused_at_registr
     run(main)
 
 
+class Caller(DurableObject[SimpleNamespace]):
+    async def text(self, cls: str) -> Any:
+        return await self.ctx.namespace(cls).get_by_name("a").text("found")
+
+
+class InternalCaller(Caller):
+    pass
+
+
+def test_only_internal_objects_reach_internal_ones() -> None:
+    async def main(world: World) -> None:
+        runtime = world.host.runtime
+        runtime.register(Echo, world.env, internal=True)
+        runtime.register(InternalCaller, world.env, internal=True)
+        for reached in ("Echo", "InternalCaller"):
+            with pytest.raises(Invalid, match=f"There is no class '{reached}'; known are Caller"):
+                await runtime.namespace("Caller").get_by_name("c").text(reached)
+        assert await runtime.namespace("InternalCaller").get_by_name("c").text("Echo") == "found"
+        assert await runtime.namespace("Echo").get_by_name("a").text("found") == "found"
+
+    run(main, Caller)
+
+
 def test_an_unknown_class_is_named() -> None:
     async def main(world: World) -> None:
         with pytest.raises(Invalid, match="Nothing"):
             world.host.runtime.namespace("Nothing")
         with pytest.raises(Invalid, match="Nothing"):
-            result_of(await world.host.runtime.answer(encode_request("Nothing", "a", "m", b"\x90")))
+            result_of(await world.host.runtime.answer(encode_request(ObjectId("Nothing", "a"), "m", b"\x90")))
 
     run(main, Echo)
 
@@ -255,7 +278,7 @@ def test_a_request_that_is_none_is_answered_with_an_error(payload: bytes) -> Non
 def test_arguments_that_are_none_are_answered_with_an_error(args: bytes) -> None:
     async def main(world: World) -> None:
         with pytest.raises(Internal):
-            result_of(await world.host.runtime.answer(encode_request("Echo", "a", "text", args)))
+            result_of(await world.host.runtime.answer(encode_request(ObjectId("Echo", "a"), "text", args)))
 
     run(main, Echo)
 
@@ -263,7 +286,7 @@ def test_arguments_that_are_none_are_answered_with_an_error(args: bytes) -> None
 def test_an_executor_refuses_objects_that_are_not_its_own() -> None:
     async def main(world: World) -> None:
         theirs = world.stub_on(1, Notebook).id
-        request = encode_request("Notebook", theirs.name, "add", b"\x91\x01")
+        request = encode_request(theirs, "add", b"\x91\x01")
         with pytest.raises(Unavailable):
             result_of(await world.host.runtime.answer(request))
         assert world.log == []

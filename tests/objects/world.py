@@ -151,7 +151,7 @@ class Host:
                 for cls in world.classes:
                     self.runtime.register(cls, world.env)
                 await self.runtime.start()
-                await self._transport.serve(self.runtime.answer)
+                await self._transport.serve(self.runtime.answer, self.runtime.answer_streams)
                 self._ready.set_result(None)
         except* asyncio.CancelledError:
             pass

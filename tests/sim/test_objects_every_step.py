@@ -1,5 +1,5 @@
-"""Row A3 of the list of faults: a crash at every step from a call to its commit, its sync and its reply; of calls
-between objects; of an alarm from being set to having fired."""
+"""Rows A3 and A4 of the list of faults: a crash at every step from a call to its commit, its sync and its reply; of
+calls between objects; of an alarm from being set to having fired; and a second crash in the recovery from it."""
 
 from __future__ import annotations
 
@@ -119,3 +119,18 @@ def test_A3_a_crash_at_every_step_of_calls_between_objects_and_of_their_alarms(
         if not run.fired:
             assert step > 60, "there are more steps than that"
             return
+
+
+@pytest.mark.parametrize("later", [1, 2, 3, 5, 8, 13, 21])
+def test_A4_a_second_crash_of_the_objects_during_the_recovery_from_the_first(later: int) -> None:
+    def cut_twice(machine: SimMachine) -> None:
+        machine.power_cut()
+        machine.crash_at(later, machine.power_cut)
+
+    for step in range(1, 90, 4):
+        run = Run(step, cut_twice)
+        try:
+            run_virtual(run.run)
+        except BaseException as error:
+            error.add_note(f"steps {step} and {later}")
+            raise

@@ -118,7 +118,7 @@ def test_a_request_over_the_limit_is_refused_and_harms_nobody_else(tmp_path: Pat
 def test_who_claims_a_frame_over_the_limit_is_cut_off(tmp_path: Path) -> None:
     async def main(transport: UnixTransport, sibling: Sibling, tasks: asyncio.TaskGroup) -> None:
         reader, writer = await asyncio.open_unix_connection(tmp_path / "executor-1.sock")
-        writer.write(struct.pack("<IQ", FRAME_BYTES_MAX + 1, 2) + b"x")
+        writer.write(struct.pack("<IQ", FRAME_BYTES_MAX + 1, 8) + b"x")
         with pytest.raises(ConnectionResetError):
             assert await reader.read() == b""
             raise ConnectionResetError  # cut off is cut off, however it shows
@@ -132,10 +132,10 @@ def test_who_claims_a_frame_over_the_limit_is_cut_off(tmp_path: Path) -> None:
 def test_a_frame_that_comes_byte_by_byte_is_one_frame(tmp_path: Path) -> None:
     async def main(transport: UnixTransport, sibling: Sibling, tasks: asyncio.TaskGroup) -> None:
         reader, writer = await asyncio.open_unix_connection(tmp_path / "executor-1.sock")
-        for byte in struct.pack("<IQ", 3, 8) + b"abc" + struct.pack("<IQ", 1, 10) + b"d":
+        for byte in struct.pack("<IQ", 3, 8) + b"abc" + struct.pack("<IQ", 1, 16) + b"d":
             writer.write(bytes([byte]))
             await writer.drain()
-        expected = struct.pack("<IQ", 3, 9) + b"cba" + struct.pack("<IQ", 1, 11) + b"d"
+        expected = struct.pack("<IQ", 3, 9) + b"cba" + struct.pack("<IQ", 1, 17) + b"d"
         assert await reader.readexactly(len(expected)) == expected
         writer.close()
 

@@ -2,8 +2,8 @@
 
 A kind says what the *caller* should do; the message says what to change, naming the field and the limit; the
 `code` is the number that Cloudflare's clients know for the same situation. One table in `http/errors.py`
-maps kinds to HTTP status. Errors cross process boundaries as (kind, message, code, retry_after_s) and are the
-same on the other side.
+maps kinds to HTTP status. Errors cross process boundaries with all that is said about them here and are the same
+on the other side.
 """
 
 from __future__ import annotations
@@ -17,6 +17,16 @@ class PenstockError(Exception):
     """
 
     kind = "internal"
+    #: The same call may succeed when it is made again, after `retry_after_s` where that is given. Whether it has
+    #: been carried out already is another question: `Unavailable` does not say, the other kinds say no.
+    retryable = False
+    #: Refused because a budget is used up: trying again at once makes it worse.
+    overloaded = False
+    #: Raised by the object that was called, in its own code; False where the call did not get there, where its
+    #: answer got lost, or where the object's storage failed under it.
+    remote = False
+    #: The object broke under the call: the stub, if it is an object's own, refuses further calls. Get a new one.
+    breaks_stub = False
 
     def __init__(self, message: str, *, code: int = 0, retry_after_s: int | None = None) -> None:
         super().__init__(message)
@@ -65,6 +75,8 @@ class Overloaded(PenstockError):
     """A budget is used up; nothing was stored. Wait `retry_after_s`, then send the same again."""
 
     kind = "overloaded"
+    retryable = True
+    overloaded = True
 
 
 class Unavailable(PenstockError):
@@ -72,12 +84,14 @@ class Unavailable(PenstockError):
     have been done and only the answer lost."""
 
     kind = "unavailable"
+    retryable = True
 
 
 class StorageFull(PenstockError):
     """The disk is full; nothing was stored. It works again by itself when there is room."""
 
     kind = "storage_full"
+    retryable = True
 
 
 class Fenced(PenstockError):
@@ -98,6 +112,22 @@ class Internal(PenstockError):
     kind = "internal"
 
 
+class ObjectFailed(Internal):
+    """The code of an object's class raised something that is no `PenstockError`, or called `ctx.abort`.
+
+    `type_name` is the exception's and the message holds its text: for the caller of the object. An HTTP client is
+    told neither."""
+
+    kind = "object_failed"
+
+    def __init__(
+        self, message: str, *, code: int = 0, retry_after_s: int | None = None, type_name: str = "Exception"
+    ) -> None:
+        super().__init__(message, code=code, retry_after_s=retry_after_s)
+        self.type_name = type_name
+        self.remote = True
+
+
 KINDS: dict[str, type[PenstockError]] = {
     cls.kind: cls
     for cls in (
@@ -113,5 +143,6 @@ KINDS: dict[str, type[PenstockError]] = {
         Fenced,
         Corrupt,
         Internal,
+        ObjectFailed,
     )
 }

@@ -27,7 +27,7 @@ BODY_BYTES_LIMIT = FRAME_BYTES_MAX - 1 * MIB
 class Limits:
     """Bounds that an operator may raise (`penstock serve --help`)."""
 
-    #: One ingest request's body. Cloudflare Pipelines: 5 MB, decimal.
+    #: The body of one ingest request, or of one to an object. Cloudflare Pipelines: 5 MB, decimal.
     body_bytes_max: int = 5_000_000
     #: One control request's body; the largest legal pipeline description is a few KiB.
     control_body_bytes_max: int = 1 * MIB
@@ -36,8 +36,8 @@ class Limits:
     inflight_bytes_max: int = 64 * MIB
     #: Accepted bytes that are not in a file yet, per shard. It bounds the disk that a dead sink can fill.
     undelivered_bytes_max: int = 4 * GIB
-    #: Ingestion stops (507) when the file system has less than this free, so that sealing, delivering and
-    #: freeing, which need a little room themselves, still work.
+    #: Ingestion and requests to objects stop (507) when the file system has less than this free, so that sealing,
+    #: delivering and freeing, which need a little room themselves, still work.
     disk_reserve_bytes: int = 256 * MIB
     #: An object's log is copied back into its database when it is larger than this.
     wal_bytes_max: int = WAL_BYTES_MAX_DEFAULT
@@ -53,6 +53,12 @@ class Limits:
 
 #: Objects with nothing to do are closed after this time; Cloudflare evicts after 70 to 140 s.
 OBJECT_IDLE_MS_MAX = 70_000
+#: Objects in memory per executor: 1 GB, at about 200 KB for a small object. Each has three files open, of which
+#: Linux gives a process 1,024 unless it asks for more, as executors do (usually up to 524,288).
+OBJECTS_ACTIVE_MAX = 5_000
+#: An object's name, in bytes of UTF-8. As long as the longest name of an alarm's object at Cloudflare; names travel
+#: with calls and are stored with the object.
+OBJECT_NAME_BYTES_MAX = 1_024
 #: How often idle objects and free disk space are looked at.
 SWEEP_INTERVAL_MS = 10_000
 #: How often the free disk space is asked for. A full disk is noticed within this time, at the latest by the
@@ -74,11 +80,55 @@ DISK_FULL_RETRY_S = 5
 #: `block_concurrency_while` gives up after this (Cloudflare: 30 s).
 BLOCK_CONCURRENCY_MS_MAX = 30_000
 
+#: `wait_until` gives up after this. Cloudflare lets no operation keep an object in memory for longer.
+WAIT_UNTIL_MS_MAX = 15 * 60_000
+#: Awaitables of one object that `wait_until` looks after at once: a few KB each.
+WAIT_UNTIL_MAX = 1_000
+
 #: Alarms: Cloudflare retries 6 times, after 2 s doubling.
 ALARM_RETRIES_MAX = 6
 ALARM_RETRY_BASE_MS = 2_000
 #: Due alarms started at once per executor; the rest wait their turn.
 ALARMS_RUNNING_MAX = 64
+
+#: SQL of user classes: Cloudflare's limits. SQLite holds each of them itself.
+#: One query's text, UTF-8; with several statements, all of them together.
+SQL_TEXT_BYTES_MAX = 100_000
+#: One row, and so one string or blob: 2 MB, and some room for the rest of the row.
+SQL_ROW_BYTES_MAX = 2_200_000
+#: Columns of a table, an index, a view or a result.
+SQL_COLUMNS_MAX = 100
+SQL_BINDINGS_MAX = 100
+#: Arguments of one call of an SQL function: many, because `json_object` takes two for each field.
+SQL_FUNCTION_ARGUMENTS_MAX = 127
+#: The pattern of LIKE and GLOB, whose cost may grow with the square of its length.
+SQL_PATTERN_BYTES_MAX = 50
+SQL_EXPRESSION_DEPTH_MAX = 100
+#: Terms of UNION, INTERSECT and EXCEPT.
+SQL_COMPOUND_TERMS_MAX = 5
+#: Instructions that one statement is compiled to. It bounds what a statement is, not how long it runs.
+SQL_INSTRUCTIONS_MAX = 25_000
+SQL_TRIGGER_DEPTH_MAX = 10
+
+#: `storage.kv`: Cloudflare's limits. Key and value are a row, so together they fit into `SQL_ROW_BYTES_MAX`.
+KV_KEY_BYTES_MAX = 2 * KIB
+KV_ENTRY_BYTES_MAX = 2 * MIB
+#: Keys of one get, put or delete.
+KV_BATCH_KEYS_MAX = 128
+#: `list` reads this many entries at once: up to 64 MiB of the largest.
+KV_PAGE_ENTRIES = 32
+#: A class's name becomes the name of a folder and the label of a metric.
+CLASS_NAME_LENGTH_MAX = 64
+#: Objects whose failures an executor remembers, and how much of each failure's text: 10 MB at the most.
+FAILURES_KEPT_MAX = 10_000
+FAILURE_TEXT_LENGTH_MAX = 1_000
+
+#: An operator's query on one object: it runs beside the loop, but keeps the object's log from starting again, and a
+#: start of the object waits for it.
+QUERY_MS_MAX = 2_000
+QUERY_ROWS_MAX = 1_000
+QUERY_RESULT_BYTES_MAX = 4 * MIB
+QUERY_SQL_BYTES_MAX = 100_000
 
 #: A call to an object in another process fails with `Unavailable` after this time.
 CALL_TIMEOUT_MS = 30_000
@@ -86,6 +136,11 @@ CALL_TIMEOUT_MS = 30_000
 METRICS_TIMEOUT_MS = 2_000
 #: Bytes queued towards one sibling process before calls to it are refused.
 PEER_QUEUE_BYTES_MAX = 64 * MIB
+#: Bytes of a stream between objects that were sent and are not read yet: what one stream costs in memory. A Unix
+#: socket's round trip takes about 0.1 ms, so that a window of this size does not slow a writer down (2.5 GB/s).
+STREAM_WINDOW_BYTES = 256 * KIB
+#: A longer chunk is cut. A quarter of the window, so that a writer need not stop while its reader takes a chunk.
+STREAM_CHUNK_BYTES_MAX = 64 * KIB
 
 #: Files of a sink are retried for ever, with this backoff: no number of failures makes data worthless.
 SINK_RETRY_BASE_MS = 500

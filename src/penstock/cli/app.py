@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-from penstock.cli import output, pipelines, serve
+from penstock.cli import objects, output, pipelines, serve
 from penstock.cli.demo.command import demo
 
 app = typer.Typer(
     name="penstock",
-    help="Durable event ingestion: send JSON over HTTP, find it in files.",
+    help="Durable event ingestion, and durable objects of your own.",
     no_args_is_help=True,
     # A traceback of ours is for a bug report: complete and plain.
     pretty_exceptions_enable=False,
@@ -42,3 +42,4 @@ app.command("serve")(serve.serve)
 app.command("demo")(demo)
 app.command("token")(pipelines.print_token)
 app.add_typer(pipelines.app, name="pipelines")
+app.add_typer(objects.app, name="objects")

@@ -39,7 +39,9 @@ class Client:
         self._target = target
         self._timeout_seconds = timeout_seconds
         self._opener = _opener(target.url.value)
-        self._pipelines = f"/client/v4/accounts/{quote(target.account_id.value, safe='')}/pipelines"
+        account = f"/client/v4/accounts/{quote(target.account_id.value, safe='')}"
+        self._pipelines = f"{account}/pipelines"
+        self._namespaces = f"{account}/workers/durable_objects/namespaces"
 
     def create_pipeline(self, body: Json) -> Json:
         return self._object("POST", self._pipelines, body)
@@ -64,23 +66,36 @@ class Client:
 
     def list_pipelines(self, search: str | None = None) -> Iterator[Json]:
         """All pipelines whose name starts with `search`, page by page."""
-        page = seen = 0
+        return self._pages(self._pipelines, {"search": search} if search else {})
+
+    def list_namespaces(self) -> Iterator[Json]:
+        """The classes of objects that the server knows."""
+        return self._pages(self._namespaces, {})
+
+    def list_objects(self, namespace: str) -> Iterator[Json]:
+        """All objects of a namespace, page by page, in the order of their ids."""
+        cursor = ""
         while True:
-            page += 1
-            query: dict[str, str | int] = {"page": page, "per_page": PER_PAGE}
-            if search:
-                query["search"] = search
-            answer = self._call("GET", f"{self._pipelines}?{urlencode(query)}")
-            result = answer.get("result")
-            # The server may give fewer than asked for, so only an empty page is certainly past the end, unless the
-            # server says how many there are.
-            if not isinstance(result, list) or not result:
+            query = urlencode({"limit": PER_PAGE, "cursor": cursor})
+            answer = self._call("GET", f"{self._objects(namespace)}?{query}")
+            yield from answer.get("result") or []
+            cursor = (answer.get("result_info") or {}).get("cursor") or ""
+            if not cursor:
                 return
-            yield from result
-            seen += len(result)
-            total = (answer.get("result_info") or {}).get("total_count")
-            if isinstance(total, int) and seen >= total:
-                return
+
+    def find_object(self, namespace: str, name: str) -> Json | None:
+        """The object of a name, None if there is none."""
+        query = urlencode({"name": name})
+        found = self._call("GET", f"{self._objects(namespace)}?{query}").get("result")
+        return found[0] if isinstance(found, list) and found else None
+
+    def get_object(self, namespace: str, id: str) -> Json:
+        return self._object("GET", f"{self._objects(namespace)}/{quote(id, safe='')}")
+
+    def query_object(self, namespace: str, id: str, sql: str, limit: int) -> Json:
+        """The rows of one SELECT: `columns`, `rows`, `truncated`."""
+        path = f"{self._objects(namespace)}/{quote(id, safe='')}/query"
+        return self._object("POST", path, {"sql": sql, "limit": limit})
 
     def ingest(self, pipeline_id: str, body: bytes) -> int:
         """Send a JSON array of records; returns how many were committed."""
@@ -105,6 +120,26 @@ class Client:
             status=error.status,
             code=error.code,
         ) from None
+
+    def _pages(self, path: str, query: dict[str, str]) -> Iterator[Json]:
+        page = seen = 0
+        while True:
+            page += 1
+            text = urlencode({"page": page, "per_page": PER_PAGE, **query})
+            answer = self._call("GET", f"{path}?{text}")
+            result = answer.get("result")
+            # The server may give fewer than asked for, so only an empty page is certainly past the end, unless the
+            # server says how many there are.
+            if not isinstance(result, list) or not result:
+                return
+            yield from result
+            seen += len(result)
+            total = (answer.get("result_info") or {}).get("total_count")
+            if isinstance(total, int) and seen >= total:
+                return
+
+    def _objects(self, namespace: str) -> str:
+        return f"{self._namespaces}/{quote(namespace, safe='')}/objects"
 
     def _pipeline(self, name: str) -> str:
         return f"{self._pipelines}/{quote(name, safe='')}"

@@ -13,6 +13,7 @@ import typer
 from penstock.base.limits import BATCH_SECONDS_MAX_DEFAULT
 from penstock.cli import output
 from penstock.cli.errors import ApiError
+from penstock.cli.options import DATA_DIR_DEFAULT, AccountId, AsJson, DataDir, Token, Url
 from penstock.cli.own_command import data_dir_flag, own_command
 from penstock.cli.pipeline_settings import (
     BYTES_PER_MB,
@@ -22,7 +23,7 @@ from penstock.cli.pipeline_settings import (
     merge,
     requires_http_auth,
 )
-from penstock.cli.target import DATA_DIR_DEFAULT, read_target, read_token
+from penstock.cli.target import read_target, read_token
 
 Json = dict[str, Any]
 
@@ -41,24 +42,6 @@ class Compression(StrEnum):
 
 NewName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the pipeline: letters, digits and hyphens.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the pipeline, or its id.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the API's result as JSON, and nothing else.")]
-
-_SERVER = "Server"
-Url = Annotated[
-    str | None, typer.Option(help="Address of the server; or set PENSTOCK_URL.", rich_help_panel=_SERVER)
-]
-Token = Annotated[str | None, typer.Option(help="API token; or set PENSTOCK_TOKEN.", rich_help_panel=_SERVER)]
-AccountId = Annotated[
-    str | None, typer.Option(help="Account; or set PENSTOCK_ACCOUNT_ID.", rich_help_panel=_SERVER)
-]
-DataDir = Annotated[
-    Path,
-    typer.Option(
-        envvar="PENSTOCK_DATA_DIR",
-        help="Data directory of a server on this machine; its credentials.toml fills in what is not given.",
-        rich_help_panel=_SERVER,
-    ),
-]
 
 
 class _Flag:

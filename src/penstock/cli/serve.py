@@ -13,7 +13,7 @@ import typer
 from penstock.base.errors import Invalid
 from penstock.base.limits import EXECUTORS_MAX, Limits
 from penstock.cli import output
-from penstock.cli.errors import WrongFlag
+from penstock.cli.errors import CliError, WrongFlag
 from penstock.cli.own_command import data_dir_flag, own_command
 from penstock.cli.sizes import format_bytes, parse_bytes
 from penstock.cli.target import CREDENTIALS_FILE, DATA_DIR_DEFAULT
@@ -67,6 +67,14 @@ def serve(
         int,
         typer.Option(envvar="PENSTOCK_PORT", min=0, max=65535, help="Port to listen on; 0 = any free one."),
     ] = 8787,
+    app: Annotated[
+        str | None,
+        typer.Option(
+            envvar="PENSTOCK_APP",
+            metavar="FILE_OR_MODULE",
+            help="Your durable objects: a Python file, or a module that can be imported.",
+        ),
+    ] = None,
     executors: Annotated[
         int | None,
         typer.Option(
@@ -117,7 +125,7 @@ def serve(
         int,
         _limit(
             "disk_reserve_bytes",
-            "Ingestion stops (507) when the file system has less than this free.",
+            "Ingestion and requests to objects stop (507) when the file system has less than this free.",
         ),
     ] = _DEFAULT.disk_reserve_bytes,
     wal_bytes_max: Annotated[
@@ -136,6 +144,8 @@ def serve(
     from penstock.server.settings import ServeSettings
     from penstock.server.supervisor import serve as run
 
+    # First of all: nothing of the server is open yet that the user's code could see, or that it could disturb.
+    application = {} if app is None else {"application": _load(app)}
     terminal = sys.stderr is not None and sys.stderr.isatty()
     log_format = log_format or (LogFormat.console if terminal else LogFormat.json)
     if terminal and log_format is LogFormat.console:
@@ -152,6 +162,7 @@ def serve(
     except Invalid as error:
         raise WrongFlag(error.message) from error
     settings = ServeSettings(
+        **application,
         data_dir=data_dir,
         host=host,
         port=port,
@@ -184,3 +195,13 @@ def _speak_plainly(data_dir: Path) -> None:
 
     put_plainly("ready", on_ready)
     put_plainly("cannot_start", on_cannot_start)
+
+
+def _load(app: str) -> Any:
+    from penstock.base.errors import Invalid
+    from penstock.server.application import load_application
+
+    try:
+        return load_application(app)
+    except Invalid as error:
+        raise CliError(error.message) from None

@@ -1,17 +1,21 @@
-"""The ASGI application of an executor: the ingest path first, everything else through the control API."""
+"""The ASGI application of an executor: the ingest path first, then objects, everything else through the control
+API."""
 
 from __future__ import annotations
 
+from penstock.http.asgi import Receive, Scope, Send
 from penstock.http.control import Control
-from penstock.http.ingest import Ingest, Receive, Scope, Send
+from penstock.http.ingest import Ingest
+from penstock.http.objects import PREFIX, ObjectRequests
 
 _INGEST = "/ingest/"
 _HOST_SUFFIX = ".localhost"
 
 
 class App:
-    def __init__(self, ingest: Ingest, control: Control) -> None:
+    def __init__(self, ingest: Ingest, objects: ObjectRequests, control: Control) -> None:
         self.ingest = ingest
+        self.objects = objects
         self.control = control
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -20,6 +24,8 @@ class App:
         pipeline = _addressed_pipeline(scope)
         if pipeline is not None:
             await self.ingest.handle(pipeline, scope, receive, send)
+        elif scope["raw_path"].startswith(PREFIX):
+            await self.objects.handle(scope, receive, send)
         else:
             await self.control.app(scope, receive, send)
 

@@ -79,6 +79,17 @@ async def read_body(request: Request, limits: Limits) -> bytes:
     return bytes(body)
 
 
+def read_number(request: Request, name: str, default: int, most: int, code: int) -> int:
+    """A whole number from 1 to `most` in the query. Raises `Invalid` with `code`."""
+    text = request.query_params.get(name)
+    if text is None:
+        return default
+    # The length first: Python refuses to convert some thousands of digits.
+    if len(text) > 20 or not text.isascii() or not text.isdigit() or not 1 <= int(text) <= most:
+        raise Invalid(f"{name} must be a whole number from 1 to {most}.", code=code)
+    return int(text)
+
+
 class Control:
     """Builds the Starlette application from endpoints."""
 

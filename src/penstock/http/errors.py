@@ -13,6 +13,7 @@ STATUS = {
     "too_large": 413,
     "overloaded": 429,
     "internal": 500,
+    "object_failed": 500,
     "corrupt": 500,
     "unavailable": 503,
     "fenced": 503,

@@ -6,35 +6,39 @@ Cloudflare's ingest endpoint, which is not that of the control API.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import structlog
-from msgspec import json
 
 from penstock.base.errors import (
     Conflict,
     Forbidden,
     Internal,
     Invalid,
-    Overloaded,
     PenstockError,
     TooLarge,
     Unauthenticated,
     Unavailable,
 )
-from penstock.base.limits import DISCARDED_BYTES_MAX, Limits
+from penstock.base.limits import Limits
+from penstock.http.asgi import (
+    ClientGone,
+    Receive,
+    Scope,
+    Send,
+    TooLargeAndUnread,
+    discard_body,
+    receive_piece,
+    send_error,
+    send_json,
+)
 from penstock.http.auth import Authenticator
-from penstock.http.errors import headers_of, public, status_of
+from penstock.http.errors import public
+from penstock.http.inflight import Inflight
 from penstock.http.request_id import RequestIds
 from penstock.pipelines.broker import Broker, Route
 from penstock.pipelines.records import CODE_NOT_JSON, Batch, parse_batch
 from penstock.storage.disk_guard import DiskGuard
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 log = structlog.get_logger("penstock.http")
 
@@ -47,23 +51,24 @@ class IngestStatistics:
     records: int = 0
     bytes: int = 0
     refused: dict[str, int] = field(default_factory=dict)
-    #: Bytes of bodies in memory now.
-    inflight_bytes: int = 0
-
-
-class ClientGone(Exception):
-    """The client closed the connection before its body was complete: there is nobody to answer."""
 
 
 class Ingest:
     def __init__(
-        self, broker: Broker, authenticator: Authenticator, guard: DiskGuard, limits: Limits, ids: RequestIds
+        self,
+        broker: Broker,
+        authenticator: Authenticator,
+        guard: DiskGuard,
+        limits: Limits,
+        inflight: Inflight,
+        ids: RequestIds,
     ) -> None:
         self.statistics = IngestStatistics()
         self._broker = broker
         self._authenticator = authenticator
         self._guard = guard
         self._limits = limits
+        self._inflight = inflight
         self._ids = ids
 
     async def handle(self, pipeline: str, scope: Scope, receive: Receive, send: Send) -> None:
@@ -77,8 +82,8 @@ class Ingest:
             return
         except PenstockError as error:
             self._refused(error.kind, pipeline, request_id, error.message)
-            if isinstance(error, _TooLargeAndUnread):
-                await _discard_body(scope, receive)
+            if isinstance(error, TooLargeAndUnread):
+                await discard_body(scope, receive)
             await _send_error(send, public(error), request_id)
             return
         except Exception as error:
@@ -88,7 +93,7 @@ class Ingest:
             await _send_error(send, public(bug), request_id)
             return
         body = b'{"success":true,"result":{"committed":%d}}' % records
-        await _send(send, 200, body, [(b"x-request-id", request_id)])
+        await send_json(send, 200, body, [(b"x-request-id", request_id)])
 
     async def _ingest(self, pipeline: str, scope: Scope, receive: Receive) -> int:
         if scope["method"] != "POST":
@@ -98,32 +103,26 @@ class Ingest:
             raise self._too_large(length, unread=True)
         route = await self._admitted(pipeline, authorization)
         self._guard.check()
-        statistics = self.statistics
+        inflight = self._inflight
         body = bytearray()
         try:
             more = True
             while more:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientGone
-                piece: bytes = message.get("body", b"")
-                more = message.get("more_body", False)
+                piece, more = await receive_piece(receive)
                 if not more and not body:
                     # The common case: the whole body in one piece, used as it is.
-                    statistics.inflight_bytes += len(piece)
                     try:
-                        self._refuse_if_over_budget()
+                        inflight.add(len(piece))
                         return await self._store(pipeline, route, authorization, piece)
                     finally:
-                        statistics.inflight_bytes -= len(piece)
+                        inflight.remove(len(piece))
                 body += piece
-                statistics.inflight_bytes += len(piece)
+                inflight.add(len(piece))
                 if len(body) > self._limits.body_bytes_max:
                     raise self._too_large(len(body), unread=more)
-                self._refuse_if_over_budget()
             return await self._store(pipeline, route, authorization, body)
         finally:
-            statistics.inflight_bytes -= len(body)
+            inflight.remove(len(body))
 
     async def _admitted(self, pipeline: str, authorization: str | None) -> Route:
         """The pipeline's route, if the request may use it."""
@@ -161,17 +160,8 @@ class Ingest:
         except Conflict as error:
             raise Unavailable("The pipeline is being changed; nothing was stored.", retry_after_s=1) from error
 
-    def _refuse_if_over_budget(self) -> None:
-        limit = self._limits.inflight_bytes_max
-        if self.statistics.inflight_bytes > limit:
-            raise Overloaded(
-                f"Too many request bytes await being written (inflight_bytes_max is {limit}). Nothing of this "
-                "request was stored; send it again later.",
-                retry_after_s=1,
-            )
-
     def _too_large(self, size: int, *, unread: bool) -> TooLarge:
-        kind = _TooLargeAndUnread if unread else TooLarge
+        kind = TooLargeAndUnread if unread else TooLarge
         return kind(
             f"The body is larger than body_bytes_max, {self._limits.body_bytes_max} bytes (at least {size} were "
             "sent). Send fewer records at once.",
@@ -186,10 +176,6 @@ class Ingest:
 
 class _MethodNotAllowed(Invalid):
     pass
-
-
-class _TooLargeAndUnread(TooLarge):
-    """Some of the body is still to come."""
 
 
 def _read_headers(scope: Scope) -> tuple[int | None, str | None]:
@@ -209,35 +195,8 @@ def _read_headers(scope: Scope) -> tuple[int | None, str | None]:
     return length, authorization
 
 
-async def _discard_body(scope: Scope, receive: Receive) -> None:
-    """Read what is left of a body that is too large. Many clients send all of it before they read the answer, and a
-    connection that is closed on unread data is reset: they would see no answer at all. Those that asked first
-    (`Expect: 100-continue`) get it at once, and so do those that would send very much."""
-    headers = dict(scope["headers"])
-    if b"expect" in headers or int(headers.get(b"content-length", 0)) > DISCARDED_BYTES_MAX:
-        return
-    discarded, more = 0, True
-    while more and discarded <= DISCARDED_BYTES_MAX:
-        message = await receive()
-        discarded += len(message.get("body", b""))
-        more = message.get("more_body", False)
-
-
 async def _send_error(send: Send, error: PenstockError, request_id: bytes) -> None:
-    status, headers = status_of(error), headers_of(error)
     if isinstance(error, _MethodNotAllowed):
-        status, headers = 405, [(b"allow", b"POST")]
-    if isinstance(error, TooLarge):
-        headers.append((b"connection", b"close"))  # the rest of the body is not read
-    body = json.encode({"success": False, "error": {"code": error.code, "message": error.message}})
-    await _send(send, status, body, [*headers, (b"x-request-id", request_id)])
-
-
-async def _send(send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]]) -> None:
-    start_headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", b"%d" % len(body)),
-        *headers,
-    ]
-    await send({"type": "http.response.start", "status": status, "headers": start_headers})
-    await send({"type": "http.response.body", "body": body})
+        await send_error(send, error, request_id, status=405, headers=[(b"allow", b"POST")])
+    else:
+        await send_error(send, error, request_id)

@@ -16,7 +16,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
+from penstock.http.inflight import Inflight
 from penstock.http.ingest import IngestStatistics
+from penstock.http.objects import ObjectRequestStatistics
 from penstock.objects import Runtime
 from penstock.pipelines.environment import PipelineStatistics
 from penstock.storage.disk_guard import DiskGuard
@@ -49,25 +51,33 @@ def _one(name: str, kind: Kind, help: str, value: float) -> Family:
     return Family(name, kind, help, [({}, float(value))])
 
 
+def _by_reason(refused: dict[str, int]) -> list[tuple[dict[str, str], float]]:
+    return [({"reason": reason}, float(count)) for reason, count in sorted(refused.items())]
+
+
 def collect(
     ingest: IngestStatistics,
     pipelines: PipelineStatistics,
     relay: RelayStatistics,
     runtime: Runtime,
     guard: DiskGuard,
+    inflight: Inflight,
+    object_requests: ObjectRequestStatistics,
 ) -> list[Family]:
     """This executor's numbers."""
     objects = runtime.statistics
-    refused = [({"reason": reason}, float(count)) for reason, count in sorted(ingest.refused.items())]
     pending = runtime.alarms.pending
     alarms: list[tuple[dict[str, str], float]] = [({}, float(pending))] if pending is not None else []
+    classes = list(runtime.class_statistics())
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return [
         _one("penstock_ingest_requests", "counter", "Ingest requests.", ingest.requests),
         _one("penstock_ingest_records", "counter", "Records acknowledged.", ingest.records),
         _one("penstock_ingest_bytes", "counter", "Body bytes acknowledged.", ingest.bytes),
-        Family("penstock_ingest_refused", "counter", "Ingest requests refused, by reason.", refused),
-        _one("penstock_ingest_inflight_bytes", "gauge", "Body bytes in memory.", ingest.inflight_bytes),
+        Family(
+            "penstock_ingest_refused", "counter", "Ingest requests refused, by reason.", _by_reason(ingest.refused)
+        ),
+        _one("penstock_ingest_inflight_bytes", "gauge", "Body bytes in memory.", inflight.bytes),
         _one("penstock_files_delivered", "counter", "Files delivered to buckets.", pipelines.files),
         _one("penstock_files_delivered_bytes", "counter", "Bytes of files delivered.", pipelines.file_bytes),
         _one("penstock_records_delivered", "counter", "Records delivered in files.", pipelines.delivered_records),
@@ -89,6 +99,31 @@ def collect(
         _one("penstock_relay_sync_seconds", "counter", "Time spent in rounds of syncs.", relay.sync_ms / 1000),
         _one("penstock_relay_sync_seconds_max", "gauge", "The longest round of syncs.", relay.sync_ms_max / 1000),
         _one("penstock_objects_active", "gauge", "Objects in memory.", runtime.active),
+        _one("penstock_object_requests", "counter", "HTTP requests to objects.", object_requests.requests),
+        Family(
+            "penstock_object_requests_refused",
+            "counter",
+            "HTTP requests to objects answered with an error of ours, by reason.",
+            _by_reason(object_requests.refused),
+        ),
+        Family(
+            "penstock_class_objects_active",
+            "gauge",
+            "Objects in memory, by class.",
+            [({"class": name}, float(active)) for name, active, _ in classes],
+        ),
+        Family(
+            "penstock_class_calls",
+            "counter",
+            "Calls of objects, by class.",
+            [({"class": name}, float(counts.calls)) for name, _, counts in classes],
+        ),
+        Family(
+            "penstock_class_failures",
+            "counter",
+            "Starts, calls and alarms that failed by an error nobody meant, by class.",
+            [({"class": name}, float(counts.failures)) for name, _, counts in classes],
+        ),
         _one("penstock_object_activations", "counter", "Objects brought into memory.", objects.activations),
         _one("penstock_object_evictions", "counter", "Idle objects closed.", objects.evictions),
         _one("penstock_objects_broken", "counter", "Objects started again after a failed write.", objects.broken),

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from penstock.base.errors import Invalid, NotFound
 from penstock.base.limits import LIST_PER_PAGE_MAX, Limits
-from penstock.http.control import Endpoint, envelope, read_body
+from penstock.http.control import Endpoint, envelope, read_body, read_number
 from penstock.objects import Runtime, Stub
 from penstock.pipelines.registry import REGISTRY, Page
 from penstock.pipelines.settings import (
@@ -45,8 +45,8 @@ class PipelineRoutes:
         return envelope(_rendered(description, request))
 
     async def list(self, request: Request) -> Response:
-        page = _number(request, "page", 1, _PAGE_MAX)
-        per_page = _number(request, "per_page", _PER_PAGE_DEFAULT, LIST_PER_PAGE_MAX)
+        page = read_number(request, "page", 1, _PAGE_MAX, CODE_INVALID_SETTINGS)
+        per_page = read_number(request, "per_page", _PER_PAGE_DEFAULT, LIST_PER_PAGE_MAX, CODE_INVALID_SETTINGS)
         search = request.query_params.get("search", "")
         offset = (page - 1) * per_page
         found: Page = await self._registry().list(request.path_params["account"], search, offset, per_page)
@@ -122,13 +122,3 @@ def _rendered(pipeline: PipelineDescription, request: Request) -> dict[str, Any]
     if settings.shards is not None:
         rendered["metadata"] = {"shards": settings.shards}
     return rendered
-
-
-def _number(request: Request, name: str, default: int, most: int) -> int:
-    text = request.query_params.get(name)
-    if text is None:
-        return default
-    # The length first: Python refuses to convert some thousands of digits.
-    if len(text) > 20 or not text.isascii() or not text.isdigit() or not 1 <= int(text) <= most:
-        raise Invalid(f"{name} must be a whole number from 1 to {most}.", code=CODE_INVALID_SETTINGS)
-    return int(text)

@@ -6,7 +6,7 @@ gate until the relay has reported that commit durable.
 
 If a commit fails, what is in memory no longer matches what is on disk and the callers that wait for that commit
 must never hear of it: what is held for it fails, the object is discarded, and the next call starts it again from
-its log.
+its log. Of `ctx.abort` the same is true; and in both cases all that is under way in the object ends.
 """
 
 from __future__ import annotations
@@ -14,25 +14,34 @@ from __future__ import annotations
 import asyncio
 import enum
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import structlog
 
-from penstock.base.errors import Fenced, Internal, PenstockError, Unavailable
-from penstock.base.limits import BLOCK_CONCURRENCY_MS_MAX
-from penstock.objects.alarm import Alarm, must_index_before_commit, on_fired, on_handler_failed
+from penstock.base.errors import Fenced, Internal, ObjectFailed, Overloaded, PenstockError, Unavailable
+from penstock.base.limits import BLOCK_CONCURRENCY_MS_MAX, WAIT_UNTIL_MAX, WAIT_UNTIL_MS_MAX
+from penstock.objects.alarm import Alarm, is_counted, must_index_before_commit, on_fired, on_handler_failed
 from penstock.objects.committer import Committer
-from penstock.objects.durable_object import AlarmInfo, Context, DurableObject, GatedBuckets
+from penstock.objects.durable_object import AlarmInfo, Context, DurableObject, GatedBuckets, ObjectAborted
 from penstock.objects.gate import InputGate
 from penstock.objects.identity import ObjectId
+from penstock.objects.inscription import note_identity
+from penstock.objects.object_stream import ObjectStream
+from penstock.objects.remote import IMMUTABLE, passed_on
 from penstock.objects.storage import ObjectStorage
+from penstock.objects.work import FAILURES, Work, resumed
 from penstock.storage.database import Database
 from penstock.storage.relay import Commit
 
 if TYPE_CHECKING:
     from penstock.objects.runtime import Runtime
+
+T = TypeVar("T")
 
 log = structlog.get_logger("penstock.objects")
 
@@ -56,13 +65,21 @@ class Activation:
         self.gate = gate
         #: Why calls that waited are refused: the object did not start, or not to the end.
         self.refusal: PenstockError | None = None
-        self.last_used_ms = runtime.ports.clock.elapsed_ms()
+        #: Whether calls came when it was ending already: they are for the next activation, whatever became of this.
+        self.awaits_next = False
+        # The loop's own time, since it is asked for with each call: a clock takes several times as long.
+        self._loop_time = asyncio.get_running_loop().time
+        self.last_used_s = self._loop_time()
         self.ended = asyncio.Event()
         self._runtime = runtime
         self._ports = runtime.ports
         self._path = path
         self._started = asyncio.Event()
         self._running = 0
+        self._background = 0
+        self._work = Work()
+        #: The alarm that `alarm()` runs for.
+        self._firing: Alarm | None = None
         self._checkpointing = False
         #: Held by whatever works on the database beside the loop.
         self._beside = asyncio.Lock()
@@ -97,13 +114,20 @@ class Activation:
             self._storage = ObjectStorage(self._committer)
             self._indexed_ms = self._runtime.alarms.indexed_ms(self.id)
             self._storage.create_tables()
-            self._object = build(self._context())
+            self.id = note_identity(self._storage.execute, self.id)
+            try:
+                self._object = build(self._context())
+            except FAILURES as error:
+                raise self._as_penstock_error(error, "start") from error
             await self._committer.wait_durable()
             self._check_still_starting()
             self.phase = Phase.ACTIVE
-        except Exception as error:  # noqa: BLE001 - user code runs in there
-            self.refusal = self.refusal or _as_penstock_error(error, self.id, "start")
-            log.warning("object_not_started", object=str(self.id), error=self.refusal.message)
+        except Exception as error:  # noqa: BLE001 - whatever it was, it is what those who wait get
+            self.refusal = self.refusal or (error if isinstance(error, PenstockError) else Internal(repr(error)))
+            self.refusal.breaks_stub = True
+            log.warning("object_not_started", object=self.id.label, error=self.refusal.message)
+            if self.phase is Phase.STARTING:  # else it was closed meanwhile
+                self._runtime.note_failure(self.id, error.__cause__ or error)
             self._runtime.discard(self, self.refusal)
         self._started.set()
         self.gate.unshut()
@@ -119,35 +143,40 @@ class Activation:
             clock=self._ports.clock,
             rng=self._ports.rng,
             buckets=GatedBuckets(self._ports.buckets, self._committer.wait_durable),
-            namespace=partial(self._runtime.namespace, before_call=self._committer.wait_turn),
-            block_concurrency_while=self._block_concurrency_while,
+            namespace=partial(
+                self._runtime.namespace,
+                before_call=self._committer.wait_turn,
+                caller=self.id.namespace,
+                lasting=False,
+            ),
+            host=self,
         )
 
-    def _block_concurrency_while(self, work: Callable[[], Awaitable[None]]) -> None:
-        self.gate.shut()
+    async def wait_started(self) -> None:
+        """Return when its database is open, or could not be opened."""
+        await self._started.wait()
 
-        async def run() -> None:
-            try:
-                async with asyncio.timeout(BLOCK_CONCURRENCY_MS_MAX / 1000):
-                    await work()
-            except Exception as error:  # noqa: BLE001 - whatever it was, the object must start again
-                # Who waits is refused, not passed on: the next activation may well fail in the same way.
-                self.refusal = _as_penstock_error(error, self.id, "block_concurrency_while")
-                self._committer.break_with(self.refusal)
-            finally:
-                self.gate.unshut()
-
-        self._runtime.tasks.create_task(run())
+    async def wait_shipped(self) -> None:
+        """After `wait_started`: return when everything that was committed is durable, whatever became of the
+        object."""
+        if self._database is not None:
+            await self._committer.wait_shipped()
 
     @property
     def is_idle(self) -> bool:
         return (
             self.phase is Phase.ACTIVE
             and not self._running
+            and not self._background
             and not self._checkpointing
             and self.gate.is_open
             and self._committer.is_settled
         )
+
+    @property
+    def last_used_ms(self) -> int:
+        """When the last call or alarm ended, as `Clock.elapsed_ms` counts."""
+        return self._ports.clock.elapsed_ms() - round((self._loop_time() - self.last_used_s) * 1000)
 
     def begin_end(self) -> bool:
         """Let no more calls in: they wait for the next activation. The caller then sees to `end`. False if that has
@@ -170,40 +199,131 @@ class Activation:
                     await self._committer.wait_shipped()
                     await self._ports.offload.run("database", self._database.close)
         except PenstockError as error:
-            log.warning("object_not_closed_cleanly", object=str(self.id), error=error.message)
+            log.warning("object_not_closed_cleanly", object=self.id.label, error=error.message)
         self.ended.set()
 
     # -- calls --------------------------------------------------------------------------------------------
 
-    async def call(self, method: str, args: tuple[Any, ...], inside: InputGate | None = None) -> Any:
-        """Run a method and give its result, once it may be seen. Raises `PenstockError`s only. `inside`: the gate
-        that the call has passed already."""
+    async def call(
+        self, method: str, args: tuple[Any, ...], *, streams: bool = False, inside: InputGate | None = None
+    ) -> Any:
+        """Run a method and give its result, once it may be seen. Raises `PenstockError`s only. `streams`: the
+        result is a stream, and an `ObjectStream` is given. `inside`: the gate that the call has passed already."""
+        late = False
         if not self.gate.is_open and inside is not self.gate:
+            if self.phase is Phase.ENDING:
+                late = self.awaits_next = True
             await self.gate.enter()
         if self.phase is not Phase.ACTIVE:
-            if self.refusal is not None:
+            if self.refusal is not None and not late:
                 raise self.refusal
-            return await self._runtime.call_next(self, method, args)
+            return await self._runtime.call_next(self, method, args, streams=streams)
         self._running += 1
         try:
             result = getattr(self._object, method)(*args)
-            if inspect.isawaitable(result):
-                result = await result
+            cls = type(result)
+            if cls is CoroutineType:
+                try:
+                    waits_for = result.send(None)
+                except StopIteration as done:
+                    result = done.value
+                else:
+                    result = await self._work.run(resumed(result, waits_for))
+            elif cls not in IMMUTABLE and inspect.isawaitable(result):
+                result = await self._work.run(result)
             held = self._committer.hold()
             if held is not None:
                 await held
-            return result
-        except PenstockError:
-            # An error tells about the object's state as a result does, so it waits like one.
-            await self._committer.wait_durable()
-            raise
-        except Exception as error:
-            log.exception("object_method_failed", object=str(self.id), method=method)
-            await self._committer.wait_durable()
-            raise _as_penstock_error(error, self.id, method) from error
+            return self._stream(aiter(result), method) if streams else result
+        except FAILURES as error:
+            raise await self._failure(error, method)
         finally:
             self._running -= 1
-            self.last_used_ms = self._ports.clock.elapsed_ms()
+            self.last_used_s = self._loop_time()
+
+    async def _failure(self, error: BaseException, method: str) -> PenstockError:
+        """What the caller gets for what the object's code raised, once it may be seen. An error tells about the
+        object's state as a result does, so it waits like one. Raises the reason if the object broke."""
+        if not isinstance(error, Exception):
+            raise self._as_penstock_error(error, method)
+        await self._committer.wait_durable()
+        if not isinstance(error, PenstockError):
+            log.error("object_method_failed", object=self.id.label, method=method, exc_info=error)
+            self._runtime.note_failure(self.id, error)
+        return self._as_penstock_error(error, method)
+
+    def _stream(self, source: AsyncIterator[bytes], method: str) -> ObjectStream:
+        failure = partial(self._failure, method=method)
+        return ObjectStream(source, self._committer, self._work, failure, self._kept())
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        """Keep the object in memory for the length of a `with` block."""
+        self._running += 1
+        try:
+            yield
+        finally:
+            self._running -= 1
+            self.last_used_s = self._loop_time()
+
+    # -- what the context asks for --------------------------------------------------------------------------
+
+    def block_concurrency_while(self, work: Callable[[], Awaitable[T]]) -> Awaitable[T]:
+        self.gate.shut()
+        outcome: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+        async def run() -> None:
+            try:
+                async with asyncio.timeout(BLOCK_CONCURRENCY_MS_MAX / 1000):
+                    result = await self._work.run(work())
+                if not outcome.done():
+                    outcome.set_result(result)
+            except FAILURES as error:
+                # Who waits is refused, not passed on: the next activation may well fail in the same way.
+                self.refusal = self._as_penstock_error(error, "block_concurrency_while")
+                self._committer.break_with(self.refusal)
+                if not outcome.done():
+                    outcome.set_exception(self.refusal)
+                    outcome.exception()  # a constructor does not ask for it
+            finally:
+                self.gate.unshut()
+
+        self._runtime.tasks.create_task(run())
+        return outcome
+
+    def wait_until(self, work: Awaitable[Any]) -> None:
+        try:
+            if self._committer.broken is not None:
+                raise self._committer.broken
+            if self._background >= WAIT_UNTIL_MAX:
+                raise Overloaded(f"{self.id.label} has {WAIT_UNTIL_MAX} works in the background, the limit.")
+        except PenstockError:
+            if isinstance(work, CoroutineType):
+                work.close()
+            raise
+        self._background += 1
+        self._runtime.tasks.create_task(self._run_in_background(work))
+
+    async def _run_in_background(self, work: Awaitable[Any]) -> None:
+        try:
+            async with asyncio.timeout(WAIT_UNTIL_MS_MAX / 1000):
+                await self._work.run(work)
+        except FAILURES as error:
+            failure = self._as_penstock_error(error, "wait_until")
+            log.error("object_background_failed", object=self.id.label, error=failure.message, exc_info=error)
+        finally:
+            self._background -= 1
+            self.last_used_s = self._loop_time()
+
+    def abort(self, reason: str, retry_alarm: bool) -> NoReturn:
+        if self._firing is not None and self._committer.broken is None:
+            self._runtime.aborted_alarms[self.id.address] = AbortedAlarm(self._firing, retry_alarm)
+        self._break_by_hand(reason)
+        raise ObjectAborted(reason)
+
+    def _break_by_hand(self, reason: object) -> None:
+        message = f"{self.id.label} was aborted: {reason}"
+        self._committer.break_with(ObjectFailed(message, type_name=ObjectAborted.__name__))
 
     # -- commit -------------------------------------------------------------------------------------------
 
@@ -232,6 +352,8 @@ class Activation:
             self._runtime.tasks.create_task(self._start_epoch())
 
     def _on_broken(self, error: PenstockError) -> None:
+        error.breaks_stub = True
+        self._work.break_with(error)
         self._runtime.discard(self, error)
 
     async def _start_epoch(self) -> None:
@@ -252,9 +374,19 @@ class Activation:
             self._committer.break_with(error)
         except PenstockError as error:
             # The log only goes on growing; the next commit tries again.
-            log.warning("checkpoint_failed", object=str(self.id), error=error.message)
+            log.warning("checkpoint_failed", object=self.id.label, error=error.message)
         finally:
             self._checkpointing = False
+
+    def _as_penstock_error(self, error: BaseException, doing: str) -> PenstockError:
+        if not isinstance(error, Exception) and self._committer.broken is None:
+            self._break_by_hand(error)  # it was raised without `ctx.abort`
+        if self._committer.broken is not None:  # by an abort, or by the disk; the rest follows from that
+            return self._committer.broken
+        if isinstance(error, PenstockError):
+            return passed_on(error)
+        type_name = type(error).__name__
+        return ObjectFailed(f"{self.id.label}.{doing} failed: {type_name}: {error}", type_name=type_name)
 
     # -- alarm --------------------------------------------------------------------------------------------
 
@@ -270,32 +402,42 @@ class Activation:
         self._running += 1
         try:
             alarm = self._storage.read_alarm()
-            if on_fired(alarm, self._ports.clock.now_ms()):
+            aborted = self._runtime.aborted_alarms.pop(self.id.address, None)
+            if aborted is not None and aborted.alarm == alarm:
+                self._storage.write_alarm(self._after_failure(alarm) if aborted.retry else None)
+            elif on_fired(alarm, self._ports.clock.now_ms()):
                 assert alarm is not None
                 await self._run_alarm(alarm)
             return await self._settle_alarm()
         finally:
             self._running -= 1
-            self.last_used_ms = self._ports.clock.elapsed_ms()
+            self.last_used_s = self._loop_time()
 
     async def _run_alarm(self, alarm: Alarm) -> None:
         storage = self._storage
         storage.alarm_hidden = True
+        self._firing = alarm
         try:
-            await self._object.alarm(AlarmInfo(alarm.retries))
+            await self._work.run(self._object.alarm(AlarmInfo(alarm.retries)))
             if storage.alarm_hidden:  # unless the handler set another
                 storage.write_alarm(None)
-        except Exception as error:
-            if self._committer.broken is not None:
-                raise self._committer.broken from error
-            log.exception("alarm_failed", object=str(self.id), retries=alarm.retries, error=str(error))
-            self._runtime.statistics.alarm_failures += 1
+        except FAILURES as error:
+            if self._committer.broken is not None or not isinstance(error, Exception):
+                raise self._as_penstock_error(error, "alarm") from error
+            log.error("alarm_failed", object=self.id.label, retries=alarm.retries, error=str(error), exc_info=error)
+            self._runtime.note_failure(self.id, error)
+            after = self._after_failure(alarm, counted=is_counted(error))
             if storage.alarm_hidden:  # unless the handler set another, which replaces the retries
-                after = on_handler_failed(alarm, self._ports.clock.now_ms(), self._ports.rng)
-                self._runtime.statistics.alarms_given_up += after.failed
                 storage.write_alarm(after)
         finally:
             storage.alarm_hidden = False
+            self._firing = None
+
+    def _after_failure(self, alarm: Alarm, *, counted: bool = True) -> Alarm:
+        after = on_handler_failed(alarm, self._ports.clock.now_ms(), self._ports.rng, counted=counted)
+        self._runtime.statistics.alarm_failures += 1
+        self._runtime.statistics.alarms_given_up += after.failed
+        return after
 
     async def _settle_alarm(self) -> bool:
         """Let the index follow the committed alarm, once that is durable; False if a newer one is on its way, which
@@ -308,17 +450,19 @@ class Activation:
             at_ms = alarm.at_ms if alarm is not None and not alarm.failed else None
             self._runtime.alarms.settle(self.id, at_ms)
         except PenstockError as error:
-            log.debug("alarm_not_settled", object=str(self.id), error=error.message)
+            log.debug("alarm_not_settled", object=self.id.label, error=error.message)
             return False
         self._indexed_ms = at_ms
         return True
 
 
+@dataclass(frozen=True, slots=True)
+class AbortedAlarm:
+    """An alarm whose handler was ended by `ctx.abort`: what that means for it is written by the next activation."""
+
+    alarm: Alarm
+    retry: bool
+
+
 def _closed() -> Unavailable:
     return Unavailable("The object was closed; call it again.", retry_after_s=1)
-
-
-def _as_penstock_error(error: BaseException, id: ObjectId, doing: str) -> PenstockError:
-    if isinstance(error, PenstockError):
-        return error
-    return Internal(f"{id}.{doing} failed: {type(error).__name__}: {error}")

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from penstock.base.errors import Fenced, StorageFull, Unavailable
 from penstock.base.limits import ALARM_RETRIES_MAX, ALARM_RETRY_BASE_MS
 from penstock.base.rng import Rng
 
@@ -40,10 +41,17 @@ def on_fired(alarm: Alarm | None, now_ms: int) -> bool:
     return alarm is not None and not alarm.failed and alarm.at_ms <= now_ms
 
 
-def on_handler_failed(alarm: Alarm, now_ms: int, rng: Rng) -> Alarm:
-    """The alarm after its handler raised: again after 2 s, doubling, up to a quarter more by chance; failed
-    after `ALARM_RETRIES_MAX` retries."""
-    if alarm.retries >= ALARM_RETRIES_MAX:
+def is_counted(error: BaseException) -> bool:
+    """Whether a handler that raised this has used up one of its tries. Not if the fault is ours: something is away,
+    or the disk is full. That passes, however long it takes, and no alarm is given up for it."""
+    return not isinstance(error, Unavailable | StorageFull | Fenced)
+
+
+def on_handler_failed(alarm: Alarm, now_ms: int, rng: Rng, *, counted: bool = True) -> Alarm:
+    """The alarm after its handler raised: again after 2 s, doubling with each try that counted, up to a quarter
+    more by chance; failed after `ALARM_RETRIES_MAX` retries that counted."""
+    retries = alarm.retries + counted
+    if retries > ALARM_RETRIES_MAX:
         return replace(alarm, failed=True)
     delay_ms = ALARM_RETRY_BASE_MS << alarm.retries
-    return Alarm(now_ms + delay_ms + rng.randrange(delay_ms // 4), alarm.retries + 1)
+    return Alarm(now_ms + delay_ms + rng.randrange(delay_ms // 4), retries)

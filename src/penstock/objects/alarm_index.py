@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
+import apsw
 import structlog
 
 from penstock.base.errors import Fenced, PenstockError, Unavailable
@@ -28,16 +29,16 @@ from penstock.storage.ports import Ports
 
 log = structlog.get_logger("penstock.objects")
 
-_TABLES = (
-    "CREATE TABLE IF NOT EXISTS alarms (namespace TEXT NOT NULL, name TEXT NOT NULL, at_ms INTEGER NOT NULL,"
-    " PRIMARY KEY (namespace, name)) STRICT, WITHOUT ROWID",
-    "CREATE INDEX IF NOT EXISTS alarms_by_time ON alarms (at_ms)",
+_TABLE = (
+    "CREATE TABLE IF NOT EXISTS alarms (namespace TEXT NOT NULL, key TEXT NOT NULL, name TEXT,"
+    " at_ms INTEGER NOT NULL, PRIMARY KEY (namespace, key)) STRICT, WITHOUT ROWID"
 )
+_TIMES = "CREATE INDEX IF NOT EXISTS alarms_by_time ON alarms (at_ms)"
 _SET = (
-    "INSERT INTO alarms VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET at_ms = excluded.at_ms"
+    "INSERT INTO alarms VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO UPDATE SET at_ms = excluded.at_ms"
     " WHERE at_ms <> excluded.at_ms"
 )
-_REMOVE = "DELETE FROM alarms WHERE namespace = ?1 AND name = ?2"
+_REMOVE = "DELETE FROM alarms WHERE namespace = ?1 AND key = ?2"
 #: An object that could not be woken (its disk is full, say) is tried again after this time.
 _RETRY_MS = 1_000
 #: Waiting longer than this in one go would notice a jump of the wall clock too late.
@@ -74,8 +75,7 @@ class AlarmIndex:
         """Raises what `Database.open` raises."""
         database = await self._ports.offload.run("database", partial(Database.open, self._ports.disk, self._path))
         self._committer = Committer(database, self._ports.relay, "alarms", self._tasks, on_broken=self._on_broken)
-        for table in _TABLES:
-            self._committer.execute(table)
+        _create_tables(self._committer.execute)
         await self._committer.wait_durable()
 
     async def close(self) -> None:
@@ -128,7 +128,7 @@ class AlarmIndex:
         """When the entry of this object fires, None if it has none. Raises a `PenstockError` while the index is
         broken, as `schedule` and `settle` do."""
         row = self._committer.execute(
-            "SELECT at_ms FROM alarms WHERE namespace = ?1 AND name = ?2", (id.namespace, id.name)
+            "SELECT at_ms FROM alarms WHERE namespace = ?1 AND key = ?2", (id.namespace, id.key)
         ).fetchone()
         return row[0] if row else None
 
@@ -140,9 +140,9 @@ class AlarmIndex:
     def settle(self, id: ObjectId, at_ms: int | None) -> None:
         """Move an entry, or remove it; durable some time later."""
         if at_ms is None:
-            self._committer.execute(_REMOVE, (id.namespace, id.name))
+            self._committer.execute(_REMOVE, (id.namespace, id.key))
         else:
-            self._committer.execute(_SET, (id.namespace, id.name, at_ms))
+            self._committer.execute(_SET, (id.namespace, id.key, id.name, at_ms))
         self._not_before_ms.pop(id, None)
         self._changed.set()
 
@@ -163,15 +163,15 @@ class AlarmIndex:
     def _fire_due(self, now_ms: int) -> int:
         """Start what is due; gives the time until the next look, in milliseconds."""
         rows: list[tuple[Any, ...]] = self._committer.execute(
-            "SELECT namespace, name, at_ms FROM alarms ORDER BY at_ms LIMIT ?1",
+            "SELECT namespace, key, name, at_ms FROM alarms ORDER BY at_ms LIMIT ?1",
             (ALARMS_RUNNING_MAX + len(self._running) + len(self._not_before_ms),),
         ).fetchall()
         elapsed_ms = self._ports.clock.elapsed_ms()
         wait_ms = _SLEEP_MS_MAX
-        for namespace, name, at_ms in rows:
+        for namespace, key, name, at_ms in rows:
             if at_ms > now_ms:
                 return min(wait_ms, int(at_ms - now_ms))
-            id = ObjectId(namespace, name)
+            id = ObjectId(namespace, name, key)
             if id in self._running or len(self._running) >= ALARMS_RUNNING_MAX:
                 continue
             pause_ms = self._not_before_ms.get(id, 0) - elapsed_ms
@@ -188,12 +188,26 @@ class AlarmIndex:
         try:
             settled = await self._fire(id)
         except PenstockError as error:
-            log.warning("alarm_not_fired", object=str(id), error=error.message)
+            log.warning("alarm_not_fired", object=id.label, error=error.message)
         finally:
             self._running.discard(id)
             if not settled:
                 self._not_before_ms[id] = self._ports.clock.elapsed_ms() + _RETRY_MS
             self._changed.set()
+
+
+def _create_tables(execute: Callable[..., apsw.Cursor]) -> None:
+    """Make the table, or make it over: entries were kept by name when every object had one. May be cut short."""
+    columns = [column for (column,) in execute("SELECT name FROM pragma_table_info('alarms')")]
+    if columns and "key" not in columns:
+        execute("ALTER TABLE alarms RENAME TO alarms_by_name")
+    execute(_TABLE)
+    if execute("SELECT 1 FROM sqlite_schema WHERE name = 'alarms_by_name'").fetchone():
+        rows: list[tuple[Any, ...]] = execute("SELECT namespace, name, at_ms FROM alarms_by_name").fetchall()
+        for namespace, name, at_ms in rows:
+            execute(_SET, (namespace, ObjectId(namespace, name).key, name, at_ms))
+        execute("DROP TABLE alarms_by_name")
+    execute(_TIMES)
 
 
 def rehome(disk: Disk, folder: str, executors: int) -> None:
@@ -207,29 +221,37 @@ def rehome(disk: Disk, folder: str, executors: int) -> None:
             continue
         slot = int(name.removesuffix(".db"))
         database = Database.open(disk, f"{folder}/{name}")
-        for table in _TABLES:
-            database.execute(table)
+        _create_tables(database.execute)
         strangers: dict[int, list[tuple[Any, ...]]] = {}
         row: tuple[Any, ...]
-        for row in database.execute("SELECT namespace, name, at_ms FROM alarms"):
-            home = owner(ObjectId(row[0], row[1]).key, executors)
+        for row in database.execute("SELECT namespace, key, name, at_ms FROM alarms"):
+            home = owner(row[1], executors)
             if home != slot:
                 strangers.setdefault(home, []).append(row)
         for home, rows in strangers.items():
             _adopt(disk, f"{folder}/{home}.db", rows)
-            for namespace, object_name, _ in rows:
-                database.execute(_REMOVE, (namespace, object_name))
+            for namespace, key, _, _ in rows:
+                database.execute(_REMOVE, (namespace, key))
         database.close()
 
 
 #: An entry that is there already may be the truth, and one too early does no harm.
-_ADOPT = "INSERT INTO alarms VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET at_ms = min(at_ms, excluded.at_ms)"
+_ADOPT = "INSERT INTO alarms VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO UPDATE SET at_ms = min(at_ms, excluded.at_ms)"
 
 
 def _adopt(disk: Disk, path: str, rows: list[tuple[Any, ...]]) -> None:
     database = Database.open(disk, path)
-    for table in _TABLES:
-        database.execute(table)
+    _create_tables(database.execute)
     for row in rows:
         database.execute(_ADOPT, row)
     database.close()
+
+
+def forget_namespace(disk: Disk, folder: str, namespace: str) -> None:
+    """Remove the entries of all objects of a namespace. Blocks; run it before the executors start."""
+    for name in disk.list_dir(folder):
+        if name.endswith(".db"):
+            database = Database.open(disk, f"{folder}/{name}")
+            _create_tables(database.execute)
+            database.execute("DELETE FROM alarms WHERE namespace = ?1", (namespace,))
+            database.close()

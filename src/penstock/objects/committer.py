@@ -54,19 +54,39 @@ class Committer:
         self._commit_waits = False
 
     def execute(self, sql: str, parameters: tuple[SqlValue, ...] = ()) -> apsw.Cursor:
-        """Run a statement in the current transaction, opening one where there is none."""
+        """Run a statement of ours in the current transaction, opening one where there is none."""
         if self.broken is not None:
             raise self.broken
         try:
             if not self._commit_due:
-                self.database.begin()
-                self._commit_due = True
-                asyncio.get_running_loop().call_soon(self._commit_turn)
+                self._begin()
             return self.database.execute(sql, parameters)
         except PenstockError as error:
             # SQLite may have rolled back the whole transaction, with the writes of others that wait at the gate.
             self.break_with(error)
             raise
+
+    def execute_restricted(self, sql: str, parameters: tuple[SqlValue, ...] = ()) -> apsw.Cursor:
+        """As `execute`, for a statement that is not ours (`Database.restrict`)."""
+        if self.broken is not None:
+            raise self.broken
+        try:
+            if not self._commit_due:
+                self._begin()
+            return self.database.execute_restricted(sql, parameters)
+        except PenstockError as error:
+            self.break_with(error)
+            raise
+
+    def _begin(self) -> None:
+        self.database.begin()
+        self._commit_due = True
+        asyncio.get_running_loop().call_soon(self._commit_turn)
+
+    @property
+    def lost_transaction(self) -> bool:
+        """SQLite has rolled back the open transaction by itself."""
+        return self._commit_due and self.broken is None and not self.database.in_transaction
 
     # -- the gate -----------------------------------------------------------------------------------------
 

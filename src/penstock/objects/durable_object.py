@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, Protocol, TypeVar
 
 from penstock.base.clock import Clock
+from penstock.base.errors import Invalid
 from penstock.base.rng import Rng
 from penstock.objects.identity import ObjectId
 from penstock.objects.storage import ObjectStorage
@@ -32,6 +33,20 @@ class AlarmInfo:
         return self.retries > 0
 
 
+class ObjectAborted(BaseException):
+    """Raised by `ctx.abort`. A `BaseException`, so that no `except Exception` on its way stops it."""
+
+
+class Host(Protocol):
+    """What an object's context passes on to the activation."""
+
+    def block_concurrency_while(self, work: Callable[[], Awaitable[T]]) -> Awaitable[T]: ...
+
+    def wait_until(self, work: Awaitable[Any]) -> None: ...
+
+    def abort(self, reason: str, retry_alarm: bool) -> NoReturn: ...
+
+
 class GatedBuckets:
     """The buckets behind the output gate: an upload starts only when everything that the object wrote before is
     durable, since what is in a bucket can be seen."""
@@ -54,6 +69,7 @@ class GatedBuckets:
 class Context:
     """`self.ctx` of an object: who it is and all that it may use.
 
+    `id.name` is None if the object was never reached by its name.
     Whatever leaves through the context (`namespace(...)` stubs, `buckets`) waits at the object's output gate.
     """
 
@@ -66,7 +82,7 @@ class Context:
         rng: Rng,
         buckets: ObjectStore,
         namespace: Callable[[str], Namespace],
-        block_concurrency_while: Callable[[Callable[[], Awaitable[None]]], None],
+        host: Host,
     ) -> None:
         self.id = id
         self.storage = storage
@@ -75,12 +91,39 @@ class Context:
         self.buckets = buckets
         self.namespace = namespace
         """Stubs of another class's objects: `ctx.namespace("Inventory").get_by_name("shop")`."""
-        self._block_concurrency_while = block_concurrency_while
+        self._host = host
 
-    def block_concurrency_while(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Let nothing enter the object until `work` is done (at most 30 s). For asynchronous work in the
-        constructor; if it raises, the object starts again with the next call."""
-        self._block_concurrency_while(work)
+    @property
+    def name(self) -> str:
+        """The object's name, for classes whose objects all have one. Raises `Invalid` if this one has none."""
+        if self.id.name is None:
+            raise Invalid(f"Objects of {self.id.namespace} are reached by their names; this one has none.")
+        return self.id.name
+
+    def block_concurrency_while(self, work: Callable[[], Awaitable[T]]) -> Awaitable[T]:
+        """Let nothing enter the object until `work` is done, at most 30 s. In the constructor, for asynchronous
+        start-up work, there is nothing more to do; a method awaits what this returns, and gets what `work` gave.
+
+        If `work` raises or takes too long the object breaks: who waits to enter gets the error, and the next call
+        starts the object again. A call to another object that calls this one back waits for itself until then.
+        """
+        return self._host.block_concurrency_while(work)
+
+    def wait_until(self, work: Awaitable[Any]) -> None:
+        """Go on with `work` when the call that started it has been answered. The object stays in memory until then,
+        at most 15 minutes; errors are logged. What must happen even if the process dies belongs into an alarm.
+
+        Raises `Overloaded` when 1,000 such works are under way.
+        """
+        self._host.wait_until(work)
+
+    def abort(self, reason: str, *, retry_alarm: bool = True) -> NoReturn:
+        """End this object at once. What was written since the last `await` is lost, everything under way fails with
+        `reason`, and the next call starts the object anew. Raises `ObjectAborted`, which nobody should catch.
+
+        If `alarm()` is running it has failed by this, and is tried again; with `retry_alarm=False` it is not.
+        """
+        self._host.abort(reason, retry_alarm)
 
 
 class DurableObject(Generic[Env]):
@@ -93,6 +136,9 @@ class DurableObject(Generic[Env]):
     The constructor runs once per activation: make tables there and read into memory what calls need. It must
     not assume that it runs only once in the object's life.
     """
+
+    #: Whether anybody may reach the class's `fetch` over HTTP, without the account's token.
+    public: ClassVar[bool] = False
 
     def __init__(self, ctx: Context, env: Env) -> None:
         self.ctx = ctx

@@ -2,7 +2,8 @@
 sibling process.
 
 Arguments and results are msgpack. Each method's annotations say what they are decoded to, so a `msgspec.Struct`
-arrives as one; what is not annotated arrives as plain dicts and lists. Values that cannot change are handed
+arrives as one; what is not annotated arrives as plain dicts and lists. What is annotated as `AsyncIterator[bytes]`
+is a stream (`streams.py`). Values that cannot change are handed
 over as they are inside a process; everything else is copied through bytes there too, so that a caller never
 shares a mutable value with an object.
 """
@@ -11,23 +12,33 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
 from typing import Any
 
 import msgspec
 
-from penstock.base.errors import KINDS, Internal, Invalid, PenstockError
+from penstock.base.errors import KINDS, Internal, Invalid, ObjectFailed, PenstockError
+from penstock.objects.identity import ObjectId
 
 #: What cannot be bound to a place, and so does not travel.
 _BY_NAME_ONLY = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD)
-_IMMUTABLE = frozenset({bytes, str, int, float, bool, type(None)})
+#: Types whose values cannot change, and so need not be copied.
+IMMUTABLE = frozenset({bytes, str, int, float, bool, type(None)})
 _NOT_CALLABLE = frozenset({"alarm"})
+#: What stubs have themselves.
+_TAKEN = frozenset({"id", "slot"})
+
+#: Annotations of a stream, if they are of bytes.
+_STREAMS = (AsyncIterator, AsyncIterable, AsyncGenerator)
+#: What travels in a stream's place among the arguments.
+_STREAM = True
 
 _encode = msgspec.msgpack.Encoder().encode
 
 
 class Method:
-    """How one method's arguments and result travel."""
+    """How one method's arguments and result travel. Raises `TypeError` for a method that could not be called with
+    all its arguments."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         parameters = list(inspect.signature(function).parameters.values())[1:]
@@ -37,13 +48,26 @@ class Method:
                     f"{function.__qualname__} has the keyword-only parameter {parameter.name!r}, which cannot be "
                     "passed through a stub; make it an ordinary one, or the method private."
                 )
-        self._name = function.__qualname__
+        self.name = function.__qualname__
         self._signature = inspect.Signature(parameters)
         hints = typing.get_type_hints(function)
+        streams = [i for i, parameter in enumerate(parameters) if self._is_stream(hints.get(parameter.name))]
+        if len(streams) > 1:
+            raise TypeError(f"{self.name} takes {len(streams)} streams; a method can take one.")
+        #: Place of the argument that is a stream of bytes, None if there is none.
+        self.stream_at = streams[0] if streams else None
+        #: Whether the result is a stream of bytes.
+        self.gives_stream = self._is_stream(hints.get("return"))
+        self.streams = self.gives_stream or self.stream_at is not None
+        if inspect.isasyncgenfunction(function) and not self.gives_stream:
+            raise TypeError(f"{self.name} yields; annotate its result as AsyncIterator[bytes].")
         # A tuple of the annotated types, as long as the call that is decoded: later parameters have defaults.
         self._types = [hints.get(parameter.name, Any) for parameter in parameters]
+        for i in streams:
+            self._types[i] = Any  # what travels in its place
         self._decoders: dict[int, msgspec.msgpack.Decoder[tuple[Any, ...]]] = {}
-        self._result: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(hints.get("return", Any))
+        result = Any if self.gives_stream else hints.get("return", Any)
+        self._result: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(result)
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
         """Keyword arguments put in their places. Raises `Invalid` as a wrong call would raise `TypeError`."""
@@ -53,6 +77,32 @@ class Method:
             raise Invalid(f"Wrong arguments: {error}.") from error
         bound.apply_defaults()
         return bound.args
+
+    def _is_stream(self, hint: Any) -> bool:
+        if typing.get_origin(hint) not in _STREAMS:
+            return any(self._is_stream(part) for part in typing.get_args(hint) if part is not hint)
+        if typing.get_args(hint)[0] is not bytes:
+            raise TypeError(f"{self.name} has a stream of something else than bytes: {hint}.")
+        return True
+
+    def take_stream(self, args: tuple[Any, ...]) -> tuple[tuple[Any, ...], AsyncIterator[bytes] | None]:
+        """The arguments without the stream among them, and the stream."""
+        at = self.stream_at
+        if at is None or at >= len(args) or args[at] is None:
+            return args, None
+        try:
+            stream = aiter(args[at])
+        except TypeError:
+            kind = type(args[at]).__name__
+            raise Invalid(f"{self.name} takes an async iterator of bytes, not a {kind}.") from None
+        return (*args[:at], _STREAM, *args[at + 1 :]), stream
+
+    def put_stream(self, args: tuple[Any, ...], stream: AsyncIterator[bytes]) -> tuple[Any, ...]:
+        """The arguments of `take_stream` with a stream in the place of the one there was, if there was one."""
+        at = self.stream_at
+        if at is None or at >= len(args) or args[at] is not _STREAM:
+            return args
+        return (*args[:at], stream, *args[at + 1 :])
 
     def encode_args(self, args: tuple[Any, ...]) -> bytes:
         return _encode_value(args)
@@ -69,56 +119,108 @@ class Method:
         try:
             return decoder.decode(payload)
         except msgspec.MsgspecError as error:
-            raise Internal(f"{self._name} was called with other arguments than it is annotated with: {error}.")
+            raise Internal(f"{self.name} was called with other arguments than it is annotated with: {error}.")
 
     def copy_args(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        if all(type(arg) in _IMMUTABLE for arg in args):
-            return args
-        return self.decode_args(self.encode_args(args))
+        for arg in args:
+            if type(arg) not in IMMUTABLE:
+                return self.decode_args(self.encode_args(args))
+        return args
 
     def copy_result(self, result: Any) -> Any:
-        return result if type(result) in _IMMUTABLE else self.decode_result(_encode_value(result))
+        return result if type(result) in IMMUTABLE else self.decode_result(_encode_value(result))
 
     def decode_result(self, payload: bytes) -> Any:
         """Raises `Internal` when the result is not what the method is annotated with."""
         try:
             return self._result.decode(payload)
         except msgspec.MsgspecError as error:
-            raise Internal(f"{self._name} gave another result than it is annotated with: {error}.")
+            raise Internal(f"{self.name} gave another result than it is annotated with: {error}.")
 
 
 def methods_of(cls: type) -> dict[str, Method]:
-    """The methods that stubs can call: public, defined in Python, not the alarm handler."""
-    return {
-        name: Method(function)
-        for name, function in inspect.getmembers(cls, inspect.isfunction)
-        if not name.startswith("_") and name not in _NOT_CALLABLE
-    }
+    """The methods that stubs can call: public, defined in Python, not the alarm handler. Raises `TypeError` for one
+    that no stub could call."""
+    methods = {}
+    for name, function in inspect.getmembers(cls, inspect.isfunction):
+        if name in _TAKEN:
+            raise TypeError(f"{cls.__qualname__}.{name} could not be called: stubs have a {name!r} of their own.")
+        if not name.startswith("_") and name not in _NOT_CALLABLE:
+            methods[name] = Method(function)
+    return methods
 
 
 class Request(msgspec.Struct, array_like=True, frozen=True):
+    """`key` is empty where it follows from the name."""
+
     namespace: str
-    name: str
+    name: str | None
+    key: str
     method: str
     args: bytes
 
+    @property
+    def id(self) -> ObjectId:
+        return ObjectId(self.namespace, self.name, self.key)
+
+
+class Failure(msgspec.Struct, array_like=True, frozen=True):
+    """A `PenstockError`, with all that it says."""
+
+    kind: str
+    message: str
+    code: int
+    retry_after_s: int | None
+    remote: bool
+    breaks_stub: bool
+    type_name: str = ""
+
+    @staticmethod
+    def of(error: PenstockError) -> Failure:
+        type_name = error.type_name if isinstance(error, ObjectFailed) else ""
+        return Failure(
+            error.kind, error.message, error.code, error.retry_after_s, error.remote, error.breaks_stub, type_name
+        )
+
+    def encode(self) -> bytes:
+        return _encode(self)
+
+    @staticmethod
+    def decode(payload: bytes) -> Failure:
+        return _failure_decoder.decode(payload)
+
+    def as_error(self) -> PenstockError:
+        error = KINDS[self.kind](self.message, code=self.code, retry_after_s=self.retry_after_s)
+        error.remote = self.remote
+        error.breaks_stub = self.breaks_stub
+        if isinstance(error, ObjectFailed):
+            error.type_name = self.type_name
+        return error
+
 
 class Answer(msgspec.Struct, array_like=True, frozen=True):
-    """Either a result, or an error's kind, message, code and retry_after_s."""
-
-    result: bytes = b""
-    kind: str | None = None
-    message: str = ""
-    code: int = 0
-    retry_after_s: int | None = None
+    result: bytes
+    failure: Failure | None = None
 
 
 _request_decoder = msgspec.msgpack.Decoder(Request)
+_failure_decoder = msgspec.msgpack.Decoder(Failure)
 _answer_decoder = msgspec.msgpack.Decoder(Answer)
 
 
-def encode_request(namespace: str, name: str, method: str, args: bytes) -> bytes:
-    return _encode(Request(namespace, name, method, args))
+def passed_on(error: PenstockError) -> PenstockError:
+    """An error that an object's code raised, as the object's caller gets it: whoever the object has it from, it
+    comes from the object."""
+    if error.breaks_stub:
+        # It was the stub of another object; and others may hold this very error.
+        error = Failure.of(error).as_error()
+        error.breaks_stub = False
+    error.remote = True
+    return error
+
+
+def encode_request(id: ObjectId, method: str, args: bytes) -> bytes:
+    return _encode(Request(id.namespace, id.name, "" if id.name is not None else id.key, method, args))
 
 
 def decode_request(payload: bytes) -> Request:
@@ -130,15 +232,15 @@ def encode_result(result: Any) -> bytes:
 
 
 def encode_error(error: PenstockError) -> bytes:
-    return _encode(Answer(b"", error.kind, error.message, error.code, error.retry_after_s))
+    return _encode(Answer(b"", Failure.of(error)))
 
 
 def result_of(payload: bytes) -> bytes:
     """The result in an answer; raises the error that it carries."""
     answer = _answer_decoder.decode(payload)
-    if answer.kind is None:
+    if answer.failure is None:
         return answer.result
-    raise KINDS[answer.kind](answer.message, code=answer.code, retry_after_s=answer.retry_after_s)
+    raise answer.failure.as_error()
 
 
 def _encode_value(value: Any) -> bytes:

@@ -3,27 +3,49 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import msgspec
 import structlog
 
-from penstock.base.errors import Fenced, Internal, Invalid, PenstockError, TooLarge, Unavailable
-from penstock.base.limits import FRAME_BYTES_MAX, OBJECT_IDLE_MS_MAX, SWEEP_INTERVAL_MS, WAL_BYTES_MAX_DEFAULT
+from penstock.base.errors import Fenced, Internal, Invalid, Overloaded, PenstockError, TooLarge, Unavailable
+from penstock.base.limits import (
+    CALL_TIMEOUT_MS,
+    FRAME_BYTES_MAX,
+    OBJECT_IDLE_MS_MAX,
+    OBJECTS_ACTIVE_MAX,
+    SWEEP_INTERVAL_MS,
+    WAL_BYTES_MAX_DEFAULT,
+)
 from penstock.objects import remote
-from penstock.objects.activation import Activation
+from penstock.objects.activation import AbortedAlarm, Activation
 from penstock.objects.alarm_index import AlarmIndex
 from penstock.objects.durable_object import Context, DurableObject
+from penstock.objects.failures import FailureLog
 from penstock.objects.gate import InputGate
 from penstock.objects.identity import ObjectId
+from penstock.objects.object_stream import ObjectStream
 from penstock.objects.placement import owner
 from penstock.objects.remote import Method
+from penstock.objects.streams import Chunks, OnFailure, encode_failure, pump
 from penstock.objects.stub import BeforeCall, Namespace
+from penstock.storage.channel import Channel, linked
 from penstock.storage.ports import Ports
 
 log = structlog.get_logger("penstock.objects")
+
+
+@dataclass(slots=True)
+class ClassStatistics:
+    """Counters since start, of one class. `failures` are the errors that nobody meant: of a start, a method, an
+    alarm."""
+
+    calls: int = 0
+    failures: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +53,9 @@ class _Class:
     cls: type[DurableObject[Any]]
     env: Any
     methods: dict[str, Method]
+    namespace: str
+    internal: bool
+    statistics: ClassStatistics
 
 
 @dataclass(slots=True)
@@ -47,7 +72,8 @@ class RuntimeStatistics:
 
 class Runtime:
     """`slot` of `executors` says which objects live here. `on_fatal` is called when nothing can be made durable
-    any more: the process must end."""
+    any more: the process must end. No more than `active_max` objects are in memory at once, besides those that are
+    being closed."""
 
     def __init__(
         self,
@@ -59,6 +85,7 @@ class Runtime:
         tasks: asyncio.TaskGroup,
         on_fatal: Callable[[PenstockError], None],
         wal_bytes_max: int = WAL_BYTES_MAX_DEFAULT,
+        active_max: int = OBJECTS_ACTIVE_MAX,
     ) -> None:
         self.ports = ports
         self.wal_bytes_max = wal_bytes_max
@@ -68,28 +95,67 @@ class Runtime:
         self.statistics = RuntimeStatistics()
         self._folder = folder
         self._on_fatal = on_fatal
+        #: By the class's name, and by the namespace of its objects.
         self._classes: dict[str, _Class] = {}
+        self._namespaces: dict[str, _Class] = {}
+        self.failures = FailureLog()
         self._active: dict[str, Activation] = {}
+        self.active_max = active_max
+        #: Alarms whose handler was aborted, by the object's address, until their entry in the index fires again.
+        self.aborted_alarms: dict[str, AbortedAlarm] = {}
+        #: How many of the active ones are being closed.
+        self._ending = 0
         self._stopping = False
         self.alarms = AlarmIndex(
             ports, f"{folder}/alarms/{slot}.db", tasks, fire=self._fire_alarm, on_fatal=on_fatal
         )
 
-    def register(self, cls: type[DurableObject[Any]], env: Any = None) -> None:
-        """Make a class known under its own name, which is the namespace of its objects."""
-        assert cls.__name__ not in self._classes, cls
-        self._classes[cls.__name__] = _Class(cls, env, remote.methods_of(cls))
+    def register(
+        self,
+        cls: type[DurableObject[Any]],
+        env: Any = None,
+        namespace: str | None = None,
+        *,
+        internal: bool = False,
+    ) -> None:
+        """Make a class known under its own name. `namespace` is where its objects are, by default a place of that
+        name; a class that was renamed keeps the one it had, and its objects their keys. `internal`: it is
+        Penstock's own, and only objects of such classes reach its objects."""
+        namespace = namespace or cls.__name__
+        assert cls.__name__ not in self._classes and namespace not in self._namespaces, cls
+        known = _Class(cls, env, remote.methods_of(cls), namespace, internal, ClassStatistics())
+        self._classes[cls.__name__] = self._namespaces[namespace] = known
 
-    def namespace(self, name: str, before_call: BeforeCall | None = None) -> Namespace:
-        """The objects of a class. `before_call`, if given, is awaited before each call: an object's output
-        gate."""
-        return Namespace(self, name, self._class(name).methods, before_call)
+    def namespace(
+        self,
+        name: str,
+        before_call: BeforeCall | None = None,
+        *,
+        caller: str | None = None,
+        lasting: bool = True,
+    ) -> Namespace:
+        """The objects of a class, by the class's name. `before_call`, if given, is awaited before each call: an
+        object's output gate. `caller`: the namespace of the object that asks, None for the server. `lasting`:
+        whether its stubs go on when the object that they call broke. Raises `Invalid` for a class that is not
+        registered, or is not for this caller."""
+        sees_all = caller is None or self._class(caller).internal
+        known = self._classes.get(name)
+        if known is None or (known.internal and not sees_all):
+            visible = [key for key, other in self._classes.items() if sees_all or not other.internal]
+            raise Invalid(f"There is no class {name!r}; known are {', '.join(visible)}.")
+        return Namespace(self, known.namespace, known.methods, before_call, lasting=lasting)
 
-    def _class(self, name: str) -> _Class:
+    def _class(self, namespace: str) -> _Class:
         try:
-            return self._classes[name]
+            return self._namespaces[namespace]
         except KeyError:
-            raise Invalid(f"There is no class {name!r}; known are {', '.join(self._classes)}.") from None
+            raise Invalid(
+                f"There is no namespace {namespace!r}; known are {', '.join(self._namespaces)}."
+            ) from None
+
+    def path(self, namespace: str, key: str) -> str:
+        """Of an object's database."""
+        return f"{self._folder}/objects/{namespace}/{key[:2]}/{key}.db"
 
     def owner(self, id: ObjectId) -> int:
         return owner(id.key, self.executors)
@@ -98,6 +164,26 @@ class Runtime:
     def active(self) -> int:
         """Objects in memory."""
         return len(self._active)
+
+    def active_object(self, namespace: str, key: str) -> Activation | None:
+        """An object of this executor, if it is in memory."""
+        return self._active.get(f"{namespace}/{key}")
+
+    @property
+    def namespaces(self) -> dict[str, str]:
+        """The namespace of each class, by the class's name."""
+        return {name: known.namespace for name, known in self._classes.items()}
+
+    def class_statistics(self) -> Iterator[tuple[str, int, ClassStatistics]]:
+        """Of each class its name, how many of its objects are in memory, and its counters."""
+        active = Counter(activation.id.namespace for activation in self._active.values())
+        for name, known in self._classes.items():
+            yield name, active[known.namespace], known.statistics
+
+    def note_failure(self, id: ObjectId, error: BaseException) -> None:
+        """An error that nobody meant came out of an object."""
+        self._class(id.namespace).statistics.failures += 1
+        self.failures.note((id.namespace, id.key), error, self.ports.clock.now_ms())
 
     # -- life ---------------------------------------------------------------------------------------------
 
@@ -111,6 +197,7 @@ class Runtime:
         self._stopping = True
         for activation in list(self._active.values()):
             if activation.begin_end():
+                self._ending += 1
                 await self._end(activation)
             else:
                 await activation.ended.wait()
@@ -119,20 +206,40 @@ class Runtime:
     async def _sweep(self) -> None:
         while True:
             await self.ports.clock.sleep_ms(SWEEP_INTERVAL_MS)
-            now_ms = self.ports.clock.elapsed_ms()
+            before_s = asyncio.get_running_loop().time() - OBJECT_IDLE_MS_MAX / 1000
             for activation in list(self._active.values()):
-                if activation.is_idle and now_ms - activation.last_used_ms > OBJECT_IDLE_MS_MAX:
-                    self.statistics.evictions += 1
-                    activation.begin_end()
-                    await self._end(activation)
+                if activation.last_used_s < before_s and activation.is_idle:
+                    await self._begin_eviction(activation)
+
+    def _begin_eviction(self, activation: Activation) -> Coroutine[Any, Any, None]:
+        """Of an idle object. What this gives is to be awaited."""
+        self.statistics.evictions += 1
+        self._ending += 1
+        activation.begin_end()
+        return self._end(activation)
+
+    def _make_room(self) -> None:
+        """Before one more object starts. Raises `Overloaded` if that would be one too many and none is idle."""
+        if len(self._active) - self._ending < self.active_max:
+            return
+        by_use = sorted(self._active.values(), key=lambda activation: activation.last_used_s)
+        # Several at once: to look through all of them takes a millisecond or more.
+        idle = list(islice((a for a in by_use if a.is_idle), max(1, self.active_max // 16)))
+        if not idle:
+            raise Overloaded(
+                f"{self.active_max} objects are at work on this executor, which is the limit.", retry_after_s=1
+            )
+        for activation in idle:
+            self.tasks.create_task(self._begin_eviction(activation))
 
     def discard(self, activation: Activation, error: PenstockError) -> None:
         """The activation broke: end it, so that the next call starts the object from what is durable."""
         if isinstance(error, Fenced):
             self._on_fatal(error)
         elif activation.begin_end():
+            self._ending += 1
             self.statistics.broken += 1
-            log.warning("object_discarded", object=str(activation.id), error=error.message)
+            log.warning("object_discarded", object=activation.id.label, error=error.message)
             self.tasks.create_task(self._end(activation))
 
     async def _end(self, activation: Activation) -> None:
@@ -140,8 +247,9 @@ class Runtime:
         await activation.end()
         # In the same step: calls that waited for the end must find the next activation, not this one.
         id, gate = activation.id, activation.gate
-        del self._active[id.key]
-        if gate.is_awaited and activation.refusal is None and not self._stopping:
+        del self._active[id.address]
+        self._ending -= 1
+        if gate.is_awaited and (activation.refusal is None or activation.awaits_next) and not self._stopping:
             # It starts before the gate opens, and behind the same gate, so that no newcomer can overtake.
             self._activate(id, gate)
         gate.unshut()
@@ -150,50 +258,135 @@ class Runtime:
 
     async def call_here(self, id: ObjectId, method: str, args: tuple[Any, ...]) -> Any:
         """Call a method of an object that lives here."""
+        self._class(id.namespace).statistics.calls += 1
         return await self._activation(id).call(method, args)
 
-    async def call_next(self, ended: Activation, method: str, args: tuple[Any, ...]) -> Any:
+    async def call_next(self, ended: Activation, method: str, args: tuple[Any, ...], *, streams: bool) -> Any:
         """A call that has passed the gate of an activation that ended meanwhile."""
-        return await self._activation(ended.id).call(method, args, inside=ended.gate)
+        return await self._activation(ended.id).call(method, args, streams=streams, inside=ended.gate)
 
     async def call_there(self, slot: int, id: ObjectId, method: str, args: bytes) -> bytes:
         """Call a method of an object of executor `slot`; gives the encoded result."""
-        request = remote.encode_request(id.namespace, id.name, method, args)
+        request = remote.encode_request(id, method, args)
         return remote.result_of(await self.ports.transport.request(slot, request))
 
     async def answer(self, payload: bytes) -> bytes:
         """Serve a sibling's `call_there`. Errors are answers."""
         try:
-            request = remote.decode_request(payload)
-            known = self._class(request.namespace)
-            method = known.methods.get(request.method)
-            if method is None:
-                raise Invalid(f"{request.namespace} has no method {request.method!r} that a stub can call.")
-            id = ObjectId(request.namespace, request.name)
-            if self.owner(id) != self.slot:
-                raise Unavailable(f"{id} does not live on executor {self.slot}.", retry_after_s=1)
-            result = await self.call_here(id, request.method, method.decode_args(request.args))
-            answer = remote.encode_result(result)
-            if len(answer) > FRAME_BYTES_MAX:
-                raise TooLarge(f"{id}.{request.method} gave {len(answer)} bytes; the limit is {FRAME_BYTES_MAX}.")
-            return answer
+            id, name, _, args = self._requested(payload)
+            return _answer(id, name, await self.call_here(id, name, args))
         except PenstockError as error:
             return remote.encode_error(error)
+
+    def _requested(self, payload: bytes) -> tuple[ObjectId, str, Method, tuple[Any, ...]]:
+        """The call that a request asks for."""
+        try:
+            request = remote.decode_request(payload)
         except msgspec.MsgspecError as error:
-            return remote.encode_error(Internal(f"A call could not be decoded: {error}."))
+            raise Internal(f"A call could not be decoded: {error}.") from error
+        method = self._class(request.namespace).methods.get(request.method)
+        if method is None:
+            raise Invalid(f"{request.namespace} has no method {request.method!r} that a stub can call.")
+        id = request.id
+        if self.owner(id) != self.slot:
+            raise Unavailable(f"{id.label} does not live on executor {self.slot}.", retry_after_s=1)
+        return id, request.method, method, method.decode_args(request.args)
+
+    # -- calls with streams -------------------------------------------------------------------------------
+
+    async def call_streams(
+        self,
+        slot: int,
+        id: ObjectId,
+        method: Method,
+        name: str,
+        args: tuple[Any, ...],
+        before_chunk: BeforeCall | None,
+        on_failure: OnFailure | None,
+    ) -> Any:
+        """Call a method that takes or gives a stream, on executor `slot`. `before_chunk` is awaited before each
+        chunk that the caller writes; `on_failure` is told how the stream that the caller reads failed."""
+        args, source = method.take_stream(args)
+        if slot == self.slot:
+            return await self._call_streams_here(id, method, name, args, source, before_chunk, on_failure)
+        request = remote.encode_request(id, name, method.encode_args(args))
+        channel = self.ports.transport.open(slot, request)
+        writing = None
+        if source is None:
+            channel.end()
+        else:
+            writing = self.tasks.create_task(pump(source, channel, before_chunk))
+        try:
+            answer = await _wait_for_answer(channel, writing)
+            result = method.decode_result(remote.result_of(answer))
+        except BaseException:
+            channel.abandon(encode_failure(Unavailable("The caller has given up.")))
+            raise
+        if method.gives_stream:
+            return Chunks(channel, on_failure)
+        channel.stop_reading()
+        return result
+
+    async def _call_streams_here(
+        self,
+        id: ObjectId,
+        method: Method,
+        name: str,
+        args: tuple[Any, ...],
+        source: AsyncIterator[bytes] | None,
+        before_chunk: BeforeCall | None,
+        on_failure: OnFailure | None,
+    ) -> Any:
+        args = method.copy_args(args)
+        writer, reader = linked()
+        taken = Chunks(reader)
+        if source is not None:
+            self.tasks.create_task(pump(source, writer, before_chunk))
+            args = method.put_stream(args, taken)
+        try:
+            result = await self._activation(id).call(name, args, streams=method.gives_stream)
+            if not method.gives_stream:
+                taken.close()
+                return method.copy_result(result)
+        except BaseException:
+            taken.close()
+            raise
+        writer, reader = linked()
+        self.tasks.create_task(_give(result, writer, taken))
+        return Chunks(reader, on_failure)
+
+    async def answer_streams(self, payload: bytes, channel: Channel) -> None:
+        """Serve a sibling's `call_streams`. Errors are answers."""
+        taken = Chunks(channel)
+        try:
+            id, name, method, args = self._requested(payload)
+            args = method.put_stream(args, taken)
+            result = await self._activation(id).call(name, args, streams=method.gives_stream)
+            if not method.gives_stream:
+                channel.reply(_answer(id, name, result))
+        except PenstockError as error:
+            channel.reply(remote.encode_error(error))
+            result = None
+        if not isinstance(result, ObjectStream):
+            channel.end()
+            taken.close()
+            return
+        channel.reply(remote.encode_result(None))
+        await _give(result, channel, taken)
 
     def _activation(self, id: ObjectId) -> Activation:
-        activation = self._active.get(id.key)
+        activation = self._active.get(id.address)
         if activation is not None:
             return activation
         if self._stopping:
             raise Unavailable("This executor is stopping.", retry_after_s=1)
+        self._make_room()
         return self._activate(id, InputGate())
 
     def _activate(self, id: ObjectId, gate: InputGate) -> Activation:
         known = self._class(id.namespace)
-        path = f"{self._folder}/objects/{id.namespace}/{id.key[:2]}/{id.key}.db"
-        activation = self._active[id.key] = Activation(self, id, path, gate)
+        path = self.path(id.namespace, id.key)
+        activation = self._active[id.address] = Activation(self, id, path, gate)
         self.statistics.activations += 1
 
         def build(ctx: Context) -> DurableObject[Any]:
@@ -205,3 +398,39 @@ class Runtime:
     async def _fire_alarm(self, id: ObjectId) -> bool:
         self.statistics.alarms_fired += 1
         return await self._activation(id).fire_alarm()
+
+
+def _answer(id: ObjectId, name: str, result: Any) -> bytes:
+    answer = remote.encode_result(result)
+    if len(answer) > FRAME_BYTES_MAX:
+        raise TooLarge(f"{id.label}.{name} gave {len(answer)} bytes; the limit is {FRAME_BYTES_MAX}.")
+    return answer
+
+
+async def _give(stream: ObjectStream, channel: Channel, taken: Chunks) -> None:
+    """Write a method's stream. What the method has taken it may read until then."""
+    try:
+        await pump(stream, channel)
+    finally:
+        taken.close()
+
+
+async def _wait_for_answer(channel: Channel, writing: asyncio.Task[None] | None) -> bytes:
+    """The answer to a call with streams. The time for it starts when the caller has written all of its own."""
+    loop = asyncio.get_running_loop()
+    limit_s = CALL_TIMEOUT_MS / 1000
+    try:
+        async with asyncio.timeout(limit_s if writing is None else None) as deadline:
+
+            def start_time(_: object) -> None:
+                deadline.reschedule(loop.time() + limit_s)
+
+            if writing is not None:
+                writing.add_done_callback(start_time)
+            try:
+                return await channel.answer()
+            finally:
+                if writing is not None:
+                    writing.remove_done_callback(start_time)
+    except TimeoutError:
+        raise Unavailable("A sibling executor did not answer in time.", retry_after_s=1) from None

@@ -6,15 +6,22 @@ together (`committer.py`). An exception undoes nothing; `transaction_sync` does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import inspect
+from collections.abc import Callable
 from contextlib import AbstractContextManager
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import Any, TypeVar
 
 import apsw
 
+from penstock.base.errors import Invalid
 from penstock.base.limits import FREE_BYTES_KEPT, FREE_SLICE_BYTES
 from penstock.objects.alarm import Alarm
 from penstock.objects.committer import Committer
+from penstock.objects.kv import Kv
+from penstock.objects.sandbox import RESERVED_PREFIX, Sandbox
+from penstock.objects.sql import Sql
 from penstock.storage.database import Reader, SqlValue
 
 T = TypeVar("T")
@@ -27,58 +34,29 @@ CREATE TABLE IF NOT EXISTS _penstock_alarm (
   failed INTEGER NOT NULL
 ) STRICT
 """
+#: An alarm that is there already changes nothing, and so commits nothing.
+_SET_ALARM = """
+INSERT INTO _penstock_alarm VALUES (0, ?1, ?2, ?3) ON CONFLICT DO UPDATE
+SET at_ms = excluded.at_ms, retries = excluded.retries, failed = excluded.failed
+WHERE (at_ms, retries, failed) <> (excluded.at_ms, excluded.retries, excluded.failed)
+"""
+#: Virtual tables first: their shadow tables go with them.
+_EVERYTHING = f"""
+SELECT type, name FROM sqlite_schema
+WHERE type IN ('table', 'view') AND substr(name, 1, 7) <> 'sqlite_'
+  AND (substr(name, 1, {len(RESERVED_PREFIX)}) <> '{RESERVED_PREFIX}' OR name = '_penstock_kv')
+ORDER BY sql LIKE 'CREATE VIRTUAL %' DESC
+"""
+_TRIGGERS = "SELECT name FROM sqlite_schema WHERE type = 'trigger'"
 
-
-class SqlCursor:
-    """The rows of a statement."""
-
-    __slots__ = ("_cursor",)
-
-    def __init__(self, cursor: apsw.Cursor) -> None:
-        self._cursor = cursor
-
-    def __iter__(self) -> Iterator[tuple[Any, ...]]:
-        return iter(self._cursor)
-
-    def one(self) -> tuple[Any, ...]:
-        """The only row. Raises `ValueError` if there is none or more than one."""
-        rows = self._cursor.fetchall()
-        if len(rows) != 1:
-            raise ValueError(f"Expected exactly one row, got {len(rows)}.")
-        row: tuple[Any, ...] = rows[0]
-        return row
-
-    def first(self) -> tuple[Any, ...] | None:
-        """The first row, None if there is none."""
-        row: tuple[Any, ...] | None = self._cursor.fetchone()
-        self._cursor.close()
-        return row
-
-
-class Sql:
-    """`ctx.storage.sql`."""
-
-    __slots__ = ("_storage",)
-
-    def __init__(self, storage: ObjectStorage) -> None:
-        self._storage = storage
-
-    def exec(self, sql: str, *parameters: SqlValue) -> SqlCursor:
-        """Run a statement. Raises `StorageFull` when the disk is full: the object then starts again from what is
-        durable."""
-        return SqlCursor(self._storage.execute(sql, parameters))
-
-    @property
-    def database_size(self) -> int:
-        """Bytes of the database, without its log."""
-        return self._storage.committer.database.size_bytes
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_AT_MS_MAX = (1 << 63) - 1
 
 
 class ObjectStorage:
     """One object's database with its implicit transaction and its alarm."""
 
     def __init__(self, committer: Committer) -> None:
-        self.sql = Sql(self)
         self.committer = committer
         self._savepoints = 0
         #: Set while `alarm()` runs, until the handler sets or deletes the alarm.
@@ -86,14 +64,29 @@ class ObjectStorage:
         #: Set when the alarm was written since the last commit.
         self.alarm_touched = False
 
+    @cached_property
+    def sql(self) -> Sql:
+        """The object's own tables."""
+        if self.committer.broken is not None:
+            raise self.committer.broken
+        return Sql(self)
+
+    @cached_property
+    def kv(self) -> Kv:
+        """Values by key."""
+        return Kv(self)
+
     def create_tables(self) -> None:
         self.execute(_ALARM_TABLE)
 
     def execute(self, sql: str, parameters: tuple[SqlValue, ...] = ()) -> apsw.Cursor:
+        """Run a statement of ours."""
         return self.committer.execute(sql, parameters)
 
     def transaction_sync(self, work: Callable[[], T]) -> T:
-        """Call `work`; if it raises, what it wrote is undone. Nests. `work` must not be a coroutine function."""
+        """Call `work` and give its result; if it raises, what it wrote is undone (an alarm that it set too) and the
+        error goes on. Nests: then only what the inner one wrote is undone. `work` must not be a coroutine function:
+        a transaction ends before anything is awaited."""
         self._savepoints += 1
         name = f"_penstock_{self._savepoints}"
         alarm_hidden = self.alarm_hidden
@@ -101,8 +94,14 @@ class ObjectStorage:
             self.execute(f"SAVEPOINT {name}")
             try:
                 result = work()
+                if inspect.iscoroutine(result):
+                    result.close()
+                    raise Invalid(
+                        "transaction_sync takes a plain function, which awaits nothing; not an async one."
+                    )
             except BaseException:
                 self.alarm_hidden = alarm_hidden
+                self.kv.forget()
                 if self.committer.broken is None:
                     self.execute(f"ROLLBACK TO {name}")
                     self.execute(f"RELEASE {name}")
@@ -113,7 +112,7 @@ class ObjectStorage:
             self._savepoints -= 1
 
     async def sync(self) -> None:
-        """Return when everything written so far is durable."""
+        """Return when everything written so far is durable. Raises why it never will be."""
         await self.committer.wait_durable()
 
     async def give_back_space(self) -> None:
@@ -128,9 +127,39 @@ class ObjectStorage:
             self.execute(f"PRAGMA incremental_vacuum({FREE_SLICE_BYTES // page_size})").fetchall()
             await self.sync()
 
+    def delete_all(self) -> None:
+        """Delete all tables, keys and the alarm: all of them or, if it raises, none. What is written after it in
+        the same step is kept.
+
+        The object can be used on at once, but its constructor does not run again: tables must be made anew.
+        `sql.database_size` goes down to next to nothing; the file keeps its size, and its room is used again.
+
+        Raises `Invalid` within `transaction_sync`, and while an `sql` cursor has rows that were not read; they
+        cannot be read any more then.
+        """
+        if self._savepoints:
+            raise Invalid("delete_all cannot be undone, so it is not allowed within transaction_sync.")
+        try:
+            self.transaction_sync(self._drop_everything)
+        except apsw.LockedError as error:
+            raise Invalid("delete_all needs all cursors to be read to their end, or let go.") from error
+        self.kv.forget()
+
+    def _drop_everything(self) -> None:
+        row: tuple[Any, ...]
+        # Without foreign keys: else the order of the tables would matter, and there may be none that is right.
+        with self.committer.database.foreign_keys_off():
+            for row in self.execute(_TRIGGERS).fetchall():
+                self.execute(f"DROP TRIGGER {_quoted(row[0])}")
+            for row in self.execute(_EVERYTHING).fetchall():
+                kind, name = row
+                # It may have gone with a virtual table.
+                self.execute(f"DROP {kind} IF EXISTS {_quoted(name)}")
+        self.delete_alarm()
+
     def reader(self) -> AbstractContextManager[Reader]:
         """A reader of durable rows, for use beside the loop (in `ctx.buckets.put`'s `chunks`, say)."""
-        return self.committer.database.reader()
+        return self.committer.database.reader(Sandbox().authorize)
 
     # -- alarm ------------------------------------------------------------------------------------------
 
@@ -142,11 +171,15 @@ class ObjectStorage:
         alarm = self.read_alarm()
         return alarm.at_ms if alarm is not None and not alarm.failed else None
 
-    def set_alarm(self, at_ms: int) -> None:
-        """Let `alarm()` be called at `at_ms` (at once if that has passed), replacing the alarm there was."""
-        self.write_alarm(Alarm(at_ms))
+    def set_alarm(self, at: int | datetime) -> None:
+        """Let `alarm()` be called at `at` (at once if that has passed), replacing the alarm there was.
+
+        `at` is an int, milliseconds since the Unix epoch, or a datetime with a time zone. Raises `Invalid` for
+        anything else."""
+        self.write_alarm(Alarm(_to_ms(at)))
 
     def delete_alarm(self) -> None:
+        """Let `alarm()` not be called. If it runs already, it is not called again for that."""
         self.write_alarm(None)
 
     def read_alarm(self) -> Alarm | None:
@@ -157,10 +190,24 @@ class ObjectStorage:
         self.alarm_hidden = False
         self.alarm_touched = True
         if alarm is None:
-            self.execute("DELETE FROM _penstock_alarm")
+            # The condition is for SQLite, which without one clears the table even if it is empty.
+            self.execute("DELETE FROM _penstock_alarm WHERE id = 0")
         else:
-            self.execute(
-                "INSERT INTO _penstock_alarm VALUES (0, ?1, ?2, ?3) ON CONFLICT DO UPDATE"
-                " SET at_ms = excluded.at_ms, retries = excluded.retries, failed = excluded.failed",
-                (alarm.at_ms, alarm.retries, alarm.failed),
-            )
+            self.execute(_SET_ALARM, (alarm.at_ms, alarm.retries, alarm.failed))
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _to_ms(at: int | datetime) -> int:
+    if isinstance(at, datetime):
+        if at.tzinfo is None:
+            raise Invalid(f"The alarm's time {at.isoformat()} has no time zone; datetime.now(UTC), say, has one.")
+        # Rounded up, so that it never fires before its time.
+        return max(0, -((_EPOCH - at) // timedelta(milliseconds=1)))
+    if isinstance(at, bool) or not isinstance(at, int):
+        raise Invalid(f"The alarm's time is an int (ms) or a datetime, not {type(at).__name__}.")
+    if at > _AT_MS_MAX:
+        raise Invalid(f"The alarm's time is {at} ms; the limit is 2^63 - 1.")
+    return max(0, at)

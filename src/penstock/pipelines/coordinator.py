@@ -13,6 +13,7 @@ from msgspec import json
 
 from penstock.base.errors import NotFound
 from penstock.objects import AlarmInfo, Context, DurableObject
+from penstock.objects.sql import SystemSql
 from penstock.pipelines.environment import PipelineEnv
 from penstock.pipelines.plan import Plan, plan_shards
 from penstock.pipelines.registry import REGISTRY
@@ -43,7 +44,7 @@ class Coordinator(DurableObject[PipelineEnv]):
 
     def __init__(self, ctx: Context, env: PipelineEnv) -> None:
         super().__init__(ctx, env)
-        self._sql = ctx.storage.sql
+        self._sql = SystemSql(ctx.storage)
         self._sql.exec(_TABLES)
 
     async def create(self, settings: PipelineSettings) -> PipelineDescription:
@@ -56,7 +57,7 @@ class Coordinator(DurableObject[PipelineEnv]):
     def describe(self) -> PipelineDescription:
         """Raises `NotFound` when there is no such pipeline, or no longer."""
         settings, version = self._current()
-        return PipelineDescription(self.ctx.id.name, version, settings)
+        return PipelineDescription(self.ctx.name, version, settings)
 
     async def update(self, settings: PipelineSettings) -> PipelineDescription:
         """Replace the settings. Records that are not in a file yet go where the new ones say."""
@@ -76,7 +77,7 @@ class Coordinator(DurableObject[PipelineEnv]):
         settings, version = self._current()
         http = settings.http
         return Plan(
-            pipeline=self.ctx.id.name,
+            pipeline=self.ctx.name,
             version=version,
             shards=self._shard_names("takes_records"),
             http=http is not None,
@@ -110,7 +111,7 @@ class Coordinator(DurableObject[PipelineEnv]):
             version,
         )
         known = self._shard_names("true")
-        chosen = plan_shards(self.ctx.id.name, known, settings.shards, self.env.executors)
+        chosen = plan_shards(self.ctx.name, known, settings.shards, self.env.executors)
         for position, name in enumerate(dict.fromkeys([*known, *chosen])):
             self._sql.exec(
                 "INSERT INTO shards VALUES (?1, ?2, ?3, 0) ON CONFLICT DO UPDATE"
@@ -136,10 +137,10 @@ class Coordinator(DurableObject[PipelineEnv]):
             if deleted:
                 await shard.close()
             else:
-                await shard.configure(_shard_config(self.ctx.id.name, version, settings))
+                await shard.configure(_shard_config(self.ctx.name, version, settings))
             self._sql.exec("UPDATE shards SET version = ?1 WHERE name = ?2", version, name)
         if deleted:
-            await self.ctx.namespace("Registry").get_by_name(REGISTRY).release(self.ctx.id.name)
+            await self.ctx.namespace("Registry").get_by_name(REGISTRY).release(self.ctx.name)
         if self._row() == row:  # otherwise a later change is being pushed, and it has the alarm
             self.ctx.storage.delete_alarm()
 

@@ -36,6 +36,7 @@ from penstock.base.limits import (
     SINK_RETRY_MAX_MS,
 )
 from penstock.objects import AlarmInfo, Context, DurableObject
+from penstock.objects.sql import SystemSql
 from penstock.pipelines.environment import PipelineEnv
 from penstock.pipelines.file_content import file_chunks
 from penstock.pipelines.layout import Compression, file_key
@@ -119,7 +120,7 @@ class SealedFile:
 class StreamShard(DurableObject[PipelineEnv]):
     def __init__(self, ctx: Context, env: PipelineEnv) -> None:
         super().__init__(ctx, env)
-        self._sql = ctx.storage.sql
+        self._sql = SystemSql(ctx.storage)
         self._sql.exec(_TABLES)
         config, closed, *freed, self._last_ulid = self._sql.exec("SELECT * FROM state").one()[1:]
         self._config: ShardConfig | None = json.decode(config, type=ShardConfig) if config else None
@@ -380,7 +381,7 @@ class StreamShard(DurableObject[PipelineEnv]):
         )
 
     def _note_backlog(self) -> None:
-        self.env.statistics.undelivered_bytes[self.ctx.id.name] = self._end.byte - self._freed.byte
+        self.env.statistics.undelivered_bytes[self.ctx.name] = self._end.byte - self._freed.byte
 
 
 def _rows_per_slice(file: SealedFile) -> int:

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import gc
 import os
+import resource
 import signal
 import socket
 import sys
@@ -63,6 +64,8 @@ class ExecutorPlace:
     account: Account
     port: Port
     sockets_folder: str
+    #: Of each of the application's classes, where its objects are.
+    namespaces: dict[str, str]
     lifeline: int
     status: int
 
@@ -74,6 +77,10 @@ def run_executor(place: ExecutorPlace) -> int:
         return EXIT_DATA_GONE
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor decides
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    # Three open files for each object in memory, and one for each connection, are soon more than the usual 1,024.
+    _, files_max = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # macOS gives fewer than it says
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files_max, files_max))
     gc.freeze()
     gc.set_threshold(_GC_THRESHOLD, 20, 20)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -127,7 +134,7 @@ async def _live(place: ExecutorPlace, tasks: asyncio.TaskGroup) -> Node:
         await node.start()
     except PenstockError as error:
         _not_started(error)
-    await transport.serve(node.answer)
+    await transport.serve(node.answer, node.runtime.answer_streams)
     config = uvicorn.Config(
         node.app,
         http=Connection,
@@ -184,6 +191,8 @@ def _build(place: ExecutorPlace, tasks: asyncio.TaskGroup) -> tuple[Node, UnixTr
         executors=place.settings.executors,
         tasks=tasks,
         on_fatal=_fatal,
+        application=place.settings.application,
+        namespaces=place.namespaces,
     )
     return node, transport
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+from penstock.apps import NO_APPLICATION, Application
 from penstock.base.errors import PenstockError
 from penstock.base.limits import METRICS_TIMEOUT_MS, Limits
 from penstock.http.app import App
 from penstock.http.auth import Account, Authenticator
 from penstock.http.control import Control
+from penstock.http.inflight import Inflight
 from penstock.http.ingest import Ingest
 from penstock.http.metrics import Family, collect, decode_families, encode_families, render
+from penstock.http.namespaces import NamespaceRoutes
+from penstock.http.objects import ObjectRequests
 from penstock.http.operations import OperationRoutes
 from penstock.http.pipelines import PipelineRoutes
 from penstock.http.request_id import RequestIds
-from penstock.objects import Runtime
+from penstock.objects import Runtime, inspection
 from penstock.pipelines.broker import Broker
 from penstock.pipelines.coordinator import Coordinator
 from penstock.pipelines.environment import PipelineEnv, PipelineStatistics
@@ -25,12 +29,17 @@ from penstock.storage.disk_guard import DiskGuard
 from penstock.storage.ports import Ports
 from penstock.storage.relay import RelayStatistics
 
+#: The server's own classes of objects. No user class may have one of their names.
+OWN_CLASSES = (Registry, Coordinator, StreamShard)
+OWN_NAMES = tuple(cls.__name__ for cls in OWN_CLASSES)
+
 #: A sibling's request for metrics. A call to an object is a msgpack array and never starts like this.
 _METRICS = b"metrics"
 
 
 class Node:
-    """`app` is the ASGI application, `answer` what siblings' requests are given to."""
+    """`app` is the ASGI application, `answer` what siblings' requests are given to. `namespaces` are those of the
+    user's classes, where they are not called after their class."""
 
     def __init__(
         self,
@@ -44,6 +53,8 @@ class Node:
         executors: int,
         tasks: asyncio.TaskGroup,
         on_fatal: Callable[[PenstockError], None],
+        application: Application = NO_APPLICATION,
+        namespaces: Mapping[str, str] | None = None,
     ) -> None:
         self._ports = ports
         self._slot = slot
@@ -62,17 +73,25 @@ class Node:
             wal_bytes_max=limits.wal_bytes_max,
         )
         env = PipelineEnv(limits, executors, self.statistics)
-        for cls in (Registry, Coordinator, StreamShard):
-            self.runtime.register(cls, env)
+        for cls in OWN_CLASSES:
+            self.runtime.register(cls, env, internal=True)
+        for user_class in application.classes:
+            self.runtime.register(user_class, application.env, (namespaces or {}).get(user_class.__name__))
+        self.inspection = inspection.Inspection(self.runtime, folder)
         self.guard = DiskGuard(ports.disk, folder, limits.disk_reserve_bytes, ports.clock, ports.offload)
         ids = RequestIds(ports.rng)
         authenticator = Authenticator(account)
-        self.ingest = Ingest(Broker(self.runtime), authenticator, self.guard, limits, ids)
+        self.inflight = Inflight(limits.inflight_bytes_max)
+        self.ingest = Ingest(Broker(self.runtime), authenticator, self.guard, limits, self.inflight, ids)
+        self.objects = ObjectRequests(
+            self.runtime, application, authenticator, self.guard, limits, self.inflight, ids
+        )
         endpoints = [
             *OperationRoutes(lambda: self._ready, self._metrics).endpoints,
             *PipelineRoutes(self.runtime, limits).endpoints,
+            *NamespaceRoutes(self.runtime, self.inspection, application, limits).endpoints,
         ]
-        self.app = App(self.ingest, Control(endpoints, authenticator, ports.clock, ids))
+        self.app = App(self.ingest, self.objects, Control(endpoints, authenticator, ports.clock, ids))
 
     async def start(self) -> None:
         await self.runtime.start()
@@ -91,10 +110,20 @@ class Node:
     async def answer(self, payload: bytes) -> bytes:
         if payload == _METRICS:
             return encode_families(self._families())
+        if payload.startswith(inspection.PREFIX):
+            return await self.inspection.answer(payload)
         return await self.runtime.answer(payload)
 
     def _families(self) -> list[Family]:
-        return collect(self.ingest.statistics, self.statistics, self._relay_statistics, self.runtime, self.guard)
+        return collect(
+            self.ingest.statistics,
+            self.statistics,
+            self._relay_statistics,
+            self.runtime,
+            self.guard,
+            self.inflight,
+            self.objects.statistics,
+        )
 
     async def _metrics(self) -> bytes:
         slots = range(self._executors)

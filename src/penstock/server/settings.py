@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from penstock.apps import NO_APPLICATION, Application
 from penstock.base.limits import Limits
 
 
@@ -21,3 +22,4 @@ class ServeSettings:
     drain_seconds: float = 10.0
     limits: Limits = field(default_factory=Limits)
     log_format: Literal["json", "console"] = "json"
+    application: Application = NO_APPLICATION

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import structlog
 
+from penstock.apps.catalog import migrate
 from penstock.base.clock import Clock, SystemClock
 from penstock.base.errors import Fenced, PenstockError
 from penstock.base.limits import EXECUTORS_MAX
@@ -31,6 +32,7 @@ from penstock.server.executor import DRAINED, READY, STOP_SIGNALS, ExecutorPlace
 from penstock.server.instance import DataDir
 from penstock.server.listen import Port
 from penstock.server.logs import configure_logs
+from penstock.server.node import OWN_NAMES
 from penstock.server.settings import ServeSettings
 from penstock.server.supervision import EXIT_DISK, EXIT_START, Health, Stop, on_executor_end
 from penstock.storage.disk import OsDisk
@@ -63,11 +65,13 @@ def serve(settings: ServeSettings) -> int:
         if executors_before != settings.executors:
             rehome(OsDisk(str(data_dir.path)), f"{data_dir.path}/alarms", settings.executors)
             data_dir.save(instance)
+        disk = OsDisk(str(data_dir.path))
+        namespaces = migrate(disk, str(data_dir.path), settings.application, set(OWN_NAMES))
     except (PenstockError, OSError) as error:
         log.error("cannot_start", error=str(error))
         return EXIT_DISK if isinstance(error, Fenced) else 1
     with _sockets_folder(data_dir.path) as sockets_folder:
-        supervisor = Supervisor(settings, instance.account, port, sockets_folder, SystemClock())
+        supervisor = Supervisor(settings, instance.account, port, sockets_folder, namespaces, SystemClock())
         return supervisor.run()
 
 
@@ -110,12 +114,19 @@ class _Executor:
 
 class Supervisor:
     def __init__(
-        self, settings: ServeSettings, account: Account, port: Port, sockets_folder: str, clock: Clock
+        self,
+        settings: ServeSettings,
+        account: Account,
+        port: Port,
+        sockets_folder: str,
+        namespaces: dict[str, str],
+        clock: Clock,
     ) -> None:
         self._settings = settings
         self._account = account
         self._port = port
         self._sockets_folder = sockets_folder
+        self._namespaces = namespaces
         self._clock = clock
         self._executors = [_Executor(slot, Health(0)) for slot in range(settings.executors)]
         self._selector = selectors.DefaultSelector()
@@ -230,6 +241,7 @@ class Supervisor:
             self._account,
             self._port,
             self._sockets_folder,
+            self._namespaces,
             lifeline_read,
             status_write,
         )

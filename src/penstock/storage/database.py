@@ -22,7 +22,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import posixpath
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
 
 import apsw
@@ -35,6 +35,13 @@ from penstock.storage.relay import Commit
 #: A value that SQLite stores: what a statement's parameters and rows are made of.
 SqlValue = None | int | float | str | bytes
 
+#: SQLite's authorizer (sqlite.org/c3ref/set_authorizer.html): gives SQLITE_OK or SQLITE_DENY for an action, its two
+#: arguments, the database and the trigger or view that it is done for. Asked while a statement is compiled, not
+#: while it runs.
+Authorizer = Callable[[int, str | None, str | None, str | None, str | None], int]
+#: Called with a cursor, the text of its statement and the parameters, before the statement runs.
+ExecTrace = Callable[[apsw.Cursor, str, Any], bool]
+
 _WAL_HEADER_BYTES = 32
 _FRAME_HEADER_BYTES = 24
 #: Restarts of the log within one opening before the epochs of two openings could meet: a million restarts are
@@ -45,6 +52,11 @@ _RESTARTS_MAX = 1 << 20
 _BUSY_MS_MAX = 5_000
 
 _META = "CREATE TABLE IF NOT EXISTS _penstock_meta (key TEXT PRIMARY KEY, value ANY) STRICT, WITHOUT ROWID"
+
+
+_PAGES_USED = "SELECT page_count - freelist_count FROM pragma_page_count, pragma_freelist_count"
+
+_DISK_ERRORS = (apsw.FullError, apsw.IOError, apsw.CorruptError, apsw.NotADBError, apsw.BusyError)
 
 
 class Database:
@@ -67,6 +79,9 @@ class Database:
         self._wal_header = b""
         self._wal_may_restart = False
         self._position = 0
+        self._authorizer: Authorizer | None = None
+        #: A statement of ours is being compiled.
+        self._is_ours = False
 
     @classmethod
     def open(cls, disk: Disk, path: str) -> Database:
@@ -93,16 +108,21 @@ class Database:
         connection = apsw.Connection(
             self._path, vfs=self._disk.vfs, flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
         )
-        if not self._disk.shares_wal_index:
-            connection.pragma("locking_mode", "exclusive")
-        if not connection.pragma("page_count"):
-            # Can be said of a new database only: lets free pages be given back in slices.
-            connection.pragma("auto_vacuum", "incremental")
-        connection.pragma("journal_mode", "wal")
-        connection.set_busy_timeout(_BUSY_MS_MAX)
-        connection.pragma("synchronous", "normal")
-        connection.pragma("temp_store", "memory")
-        connection.pragma("trusted_schema", False)
+        try:
+            if not self._disk.shares_wal_index:
+                connection.pragma("locking_mode", "exclusive")
+            if not connection.pragma("page_count"):
+                # Can be said of a new database only: lets free pages be given back in slices.
+                connection.pragma("auto_vacuum", "incremental")
+            connection.pragma("journal_mode", "wal")
+            connection.set_busy_timeout(_BUSY_MS_MAX)
+            connection.pragma("synchronous", "normal")
+            connection.pragma("temp_store", "memory")
+            connection.pragma("trusted_schema", False)
+        except BaseException:
+            # Now: the error may be kept for long, and the connection with it, and what it holds.
+            connection.close()
+            raise
         return connection
 
     def _recover(self, connection: apsw.Connection) -> None:
@@ -130,11 +150,70 @@ class Database:
     # -- on the loop ----------------------------------------------------------------------------------
 
     def execute(self, sql: str, parameters: tuple[SqlValue, ...] = ()) -> apsw.Cursor:
-        """Run statements; raises what SQLite raises, disk errors translated."""
+        """Run statements of ours; raises what SQLite raises, disk errors translated."""
+        self._is_ours = True
         try:
             return self._connection.execute(sql, parameters)
-        except (apsw.FullError, apsw.IOError, apsw.CorruptError, apsw.NotADBError, apsw.BusyError) as error:
+        except _DISK_ERRORS as error:
             raise translate(error, self._path) from error
+        finally:
+            self._is_ours = False
+
+    def execute_restricted(self, sql: str, parameters: tuple[SqlValue, ...] = ()) -> apsw.Cursor:
+        """As `execute`, for a statement that is not ours: what `restrict` has set up decides whether it may."""
+        # The flag is but a hint to SQLite. It is here because it is part of the key under which apsw keeps compiled
+        # statements: one of ours, compiled without asking, is never found by the same text of somebody else.
+        try:
+            return self._connection.execute(sql, parameters, prepare_flags=apsw.SQLITE_PREPARE_PERSISTENT)
+        except _DISK_ERRORS as error:
+            raise translate(error, self._path) from error
+
+    def before_run(self, sql: str, parameters: tuple[SqlValue, ...], look: ExecTrace) -> None:
+        """Compile a statement that is not ours and call `look` with its cursor, its text and its parameters. `look`
+        gives False, so that the statement does not run."""
+        cursor = self._connection.cursor()
+        cursor.exec_trace = look
+        with contextlib.suppress(apsw.ExecTraceAbort):
+            cursor.execute(sql, parameters, prepare_flags=apsw.SQLITE_PREPARE_PERSISTENT)
+
+    def restrict(self, authorizer: Authorizer, limits: Mapping[int, int]) -> None:
+        """From now on `authorizer` is asked about every statement but those of `execute`, and `limits` (values by
+        SQLITE_LIMIT code) hold for all. Turns on foreign keys, and what protects SQLite's own tables."""
+        self._authorizer = authorizer
+        connection = self._connection
+        # Not as pragmas, which do nothing in a transaction.
+        connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
+        connection.config(apsw.SQLITE_DBCONFIG_ENABLE_FKEY, 1)
+        for limit, value in limits.items():
+            connection.limit(limit, value)
+        connection.authorizer = self._authorize
+
+    def _authorize(self, action: int, *about: str | None) -> int:
+        if self._is_ours:
+            return apsw.SQLITE_OK
+        assert self._authorizer is not None
+        return self._authorizer(action, *about)
+
+    @contextlib.contextmanager
+    def foreign_keys_off(self) -> Iterator[None]:
+        """Within, statements do not look at foreign keys."""
+        enabled = self._connection.config(apsw.SQLITE_DBCONFIG_ENABLE_FKEY, -1)
+        self._connection.config(apsw.SQLITE_DBCONFIG_ENABLE_FKEY, 0)
+        try:
+            yield
+        finally:
+            self._connection.config(apsw.SQLITE_DBCONFIG_ENABLE_FKEY, enabled)
+
+    @property
+    def total_changes(self) -> Callable[[], int]:
+        """A function that gives the number of rows inserted, changed and deleted since this opening, also by
+        triggers and foreign keys."""
+        count: Callable[[], int] = self._connection.total_changes
+        return count
+
+    @property
+    def in_transaction(self) -> bool:
+        return self._connection.in_transaction
 
     @property
     def has_uncommitted_writes(self) -> bool:
@@ -156,8 +235,13 @@ class Database:
 
     @property
     def size_bytes(self) -> int:
-        """Size of the database without its log."""
-        return int(self._connection.pragma("page_count")) * self._page_size
+        """Size of what is in use of the database: pages that became free are used again before it grows."""
+        pages: int = self.execute(_PAGES_USED).get
+        return pages * self._page_size
+
+    def translate(self, error: apsw.Error) -> PenstockError | Exception:
+        """Our error for one that SQLite raised while rows were read."""
+        return translate(error, self._path)
 
     def begin(self) -> None:
         self.execute("BEGIN")
@@ -215,8 +299,8 @@ class Database:
         return self._checkpointer
 
     @contextlib.contextmanager
-    def reader(self) -> Iterator[Reader]:
-        """A reader of committed rows, for one thread beside the loop."""
+    def reader(self, authorizer: Authorizer | None = None) -> Iterator[Reader]:
+        """A reader of committed rows, for one thread beside the loop. `authorizer` is asked about its queries."""
         with translated_errors(self._path):
             if not self._disk.shares_wal_index:
                 yield Reader(self._connection)
@@ -224,6 +308,7 @@ class Database:
             connection = self._connect()
             try:
                 connection.pragma("query_only", True)
+                connection.authorizer = authorizer
                 yield Reader(connection)
             finally:
                 connection.close()

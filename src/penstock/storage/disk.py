@@ -69,6 +69,14 @@ class Disk(Protocol):
         """Remove a file; no error when there is none."""
         ...
 
+    def remove_dir(self, path: str) -> None:
+        """Remove an empty folder; no error when there is none."""
+        ...
+
+    def modified_ms(self, path: str) -> int:
+        """When a file was last written, milliseconds since the Unix epoch. Raises `FileNotFoundError`."""
+        ...
+
     def sync_dir(self, path: str) -> None:
         """Return when the names in the folder are durable."""
         ...
@@ -190,6 +198,13 @@ class OsDisk:
     def remove(self, path: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
+
+    def remove_dir(self, path: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.rmdir(path)
+
+    def modified_ms(self, path: str) -> int:
+        return os.stat(path).st_mtime_ns // 1_000_000
 
     def sync_dir(self, path: str) -> None:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

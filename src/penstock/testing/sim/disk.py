@@ -166,6 +166,10 @@ class SimDisk:
             self._folders.add(path)
             path = posixpath.dirname(path)
 
+    def remove_dir(self, path: str) -> None:
+        assert not self.list_dir(path), f"{path} is not empty"
+        self._folders.discard(path)
+
     def files(self, folder: str) -> dict[str, bytes]:
         """The content of every file below a folder, by path, sorted. For who looks at the disk from outside."""
         below = folder.rstrip("/") + "/"

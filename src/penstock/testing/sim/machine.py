@@ -8,7 +8,7 @@ network or a client, while what the kernel had stays; a power cut takes what was
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from msgspec import json
 
+from penstock.apps import NO_APPLICATION, Application
 from penstock.base.errors import Fenced, PenstockError
 from penstock.base.limits import Limits
 from penstock.base.rng import seeded_rng
@@ -61,6 +62,9 @@ class MachineSettings:
     disk_bytes: int = 1 << 40
     #: Further classes of objects, beside the server's own.
     classes: Sequence[type[DurableObject[Any]]] = ()
+    #: A user's application, and the namespaces of its classes.
+    application: Application = NO_APPLICATION
+    namespaces: Mapping[str, str] = field(default_factory=dict)
 
 
 class SimMachine:
@@ -276,7 +280,7 @@ class SimExecutor:
         async with _Tasks(lambda: self.alive) as self._tasks:
             node, transport = self._build(self._tasks)
             await node.start()
-            await transport.serve(node.answer)
+            await transport.serve(node.answer, node.runtime.answer_streams)
             self.node = node
             self.ready = True
 
@@ -305,6 +309,8 @@ class SimExecutor:
             executors=machine.settings.executors,
             tasks=tasks,
             on_fatal=partial(machine.on_fatal, self),
+            application=machine.settings.application,
+            namespaces=machine.settings.namespaces,
         )
         for cls in machine.settings.classes:
             node.runtime.register(cls)

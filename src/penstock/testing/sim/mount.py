@@ -104,6 +104,13 @@ class Mount:
     def remove(self, path: str) -> None:
         self.disk.remove(path)
 
+    def remove_dir(self, path: str) -> None:
+        self.disk.remove_dir(path)
+
+    def modified_ms(self, path: str) -> int:
+        self._inode(path)
+        return 0  # the simulated disk has no clock
+
     def sync_dir(self, path: str) -> None:
         self.disk.sync_dir(path)
 

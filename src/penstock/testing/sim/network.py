@@ -14,7 +14,8 @@ from functools import partial
 from penstock.base.errors import Unavailable
 from penstock.base.limits import CALL_TIMEOUT_MS
 from penstock.base.rng import Rng
-from penstock.storage.transport import Handler
+from penstock.storage.channel import Channel, Frame
+from penstock.storage.transport import ChannelHandler, Handler, lost_sibling, no_streams
 from penstock.testing.sim.loop import VirtualLoop
 
 
@@ -100,17 +101,22 @@ class SimTransport:
         self._network = network
         self._tasks = tasks
         self._handler: Handler | None = None
+        self._channel_handler: ChannelHandler = no_streams
         self._closed = False
         #: Calls under way, by number: whom they asked, and who waits.
         self._calls: dict[int, tuple[int, asyncio.Future[bytes]]] = {}
+        #: Calls with streams, by number, and those served, by caller and number.
+        self._channels: dict[int, tuple[int, Channel]] = {}
+        self._served: dict[tuple[SimTransport, int], Channel] = {}
         self._number = 0
 
     @property
     def serves(self) -> bool:
         return self._handler is not None and not self._closed
 
-    async def serve(self, handler: Handler) -> None:
+    async def serve(self, handler: Handler, channel_handler: ChannelHandler = no_streams) -> None:
         self._handler = handler
+        self._channel_handler = channel_handler
 
     async def request(self, slot: int, payload: bytes) -> bytes:
         if self._closed or self._network.target(self.slot, slot) is None:
@@ -150,6 +156,59 @@ class SimTransport:
 
         self._tasks.create_task(handle())
 
+    # -- calls with streams ---------------------------------------------------------------------------------
+
+    def open(self, slot: int, payload: bytes) -> Channel:
+        self._number += 1
+        number = self._number
+        channel = Channel(partial(self._send, slot, number), partial(self._channels.pop, number, None))
+        self._channels[number] = slot, channel
+        if self._closed or self._network.target(self.slot, slot) is None:
+            channel.fail(_not_running())
+        elif not self._network.draw(self._network.lose_request):
+            self._network.send(self.slot, slot, partial(self._opened, number, slot, payload))
+        return channel
+
+    def _opened(self, number: int, slot: int, payload: bytes) -> None:
+        target = self._network.target(self.slot, slot)
+        if target is not None and number in self._channels:
+            target.serve_channel(self, number, payload)
+
+    def serve_channel(self, caller: SimTransport, number: int, payload: bytes) -> None:
+        """Carry out a request that has arrived here."""
+
+        def send(frame: Frame, content: bytes) -> None:
+            if self._closed or (frame is Frame.ANSWER and self._network.draw(self._network.lose_answer)):
+                return
+            if self._network.target(caller.slot, self.slot) is self:
+                self._network.send(self.slot, caller.slot, partial(caller.arrived, number, frame, content))
+
+        place = caller, number
+        channel = self._served[place] = Channel(send, partial(self._served.pop, place, None))
+        handler = self._channel_handler
+
+        async def handle() -> None:
+            await handler(payload, channel)
+
+        self._tasks.create_task(handle())
+
+    def _send(self, slot: int, number: int, frame: Frame, payload: bytes) -> None:
+        """A frame to whom this one has called."""
+        if not self._closed and self._network.target(self.slot, slot) is not None:
+            self._network.send(self.slot, slot, partial(self._frame_arrived, slot, number, frame, payload))
+
+    def _frame_arrived(self, slot: int, number: int, frame: Frame, payload: bytes) -> None:
+        target = self._network.target(self.slot, slot)
+        channel = target._served.get((self, number)) if target is not None else None
+        if channel is not None:
+            channel.on_frame(frame, payload)
+
+    def arrived(self, number: int, frame: Frame, payload: bytes) -> None:
+        """A frame from whom this one has called."""
+        _, channel = self._channels.get(number, (0, None))
+        if channel is not None and not self._closed:
+            channel.on_frame(frame, payload)
+
     def _settle(self, number: int, outcome: bytes | Unavailable) -> None:
         _, answer = self._calls.pop(number, (0, None))
         if answer is None or answer.done() or self._closed:
@@ -163,6 +222,10 @@ class SimTransport:
         """The connection to `slot` is lost (to everybody, if None)."""
         for number in [n for n, (asked, _) in self._calls.items() if slot is None or asked == slot]:
             self._settle(number, _died())
+        lost = [channel for asked, channel in self._channels.values() if slot is None or asked == slot]
+        lost += [channel for (caller, _), channel in self._served.items() if slot is None or caller.slot == slot]
+        for channel in lost:
+            channel.fail(_died())
 
     def close(self) -> None:
         """The executor is gone. Whoever waits for its answers is told at once; its own callers never are, as there
@@ -170,12 +233,14 @@ class SimTransport:
         if not self._closed:
             self._closed = True
             self._calls.clear()
+            self._channels.clear()
+            self._served.clear()
             self._network.break_calls(self.slot)
 
 
 def _not_running() -> Unavailable:
-    return Unavailable("The executor that owns this object is not running; it is being restarted.", retry_after_s=1)
+    return lost_sibling("The executor that owns this object is not running; it is being restarted.")
 
 
 def _died() -> Unavailable:
-    return Unavailable("The executor died before it answered; it is being restarted.", retry_after_s=1)
+    return lost_sibling("The executor died before it answered; it is being restarted.")
