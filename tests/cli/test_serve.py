@@ -75,6 +75,13 @@ def test_a_size_that_is_none_is_a_usage_error(run: Any, served: list[Any]) -> No
     assert served == []
 
 
+def test_a_limit_that_cannot_hold_is_a_usage_error(run: Any, served: list[Any]) -> None:
+    outcome = run("serve", "--body-bytes-max", "1GiB")
+    assert outcome.code == 2
+    assert "it may be 66060288 at most" in outcome.err
+    assert served == []
+
+
 def test_lines_are_for_people_at_a_terminal_and_for_machines_elsewhere(
     run: Any, served: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

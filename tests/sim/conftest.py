@@ -25,6 +25,9 @@ def _drop(_logger: object, _method: str, _event: structlog.typing.EventDict) -> 
 
 
 @pytest.fixture(autouse=True, scope="session")
-def frozen() -> None:
+def frozen() -> Iterator[None]:
     """Keep the garbage collector from looking at pytest and all modules again after each simulation."""
     gc.freeze()
+    yield
+    # The interpreter frees only what is not frozen when it ends, and DuckDB's binding complains of the rest.
+    gc.unfreeze()

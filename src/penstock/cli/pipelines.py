@@ -38,7 +38,6 @@ class Source(StrEnum):
 class Compression(StrEnum):
     none = "none"
     gzip = "gzip"
-    deflate = "deflate"
 
 
 NewName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the pipeline: letters, digits and hyphens.")]

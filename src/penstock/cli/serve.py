@@ -10,9 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
+from penstock.base.errors import Invalid
 from penstock.base.limits import EXECUTORS_MAX, Limits
 from penstock.cli import output
-from penstock.cli.errors import CliError
+from penstock.cli.errors import CliError, WrongFlag
 from penstock.cli.own_command import data_dir_flag, own_command
 from penstock.cli.sizes import format_bytes, parse_bytes
 from penstock.cli.target import CREDENTIALS_FILE, DATA_DIR_DEFAULT
@@ -101,7 +102,8 @@ def serve(
         ),
     ] = None,
     body_bytes_max: Annotated[
-        int, _limit("body_bytes_max", "Largest body of one ingest request; a larger one gets 413.")
+        int,
+        _limit("body_bytes_max", "Largest body of a request with records or to an object; a larger one gets 413."),
     ] = _DEFAULT.body_bytes_max,
     control_body_bytes_max: Annotated[
         int, _limit("control_body_bytes_max", "Largest body of one control request.")
@@ -149,6 +151,17 @@ def serve(
     log_format = log_format or (LogFormat.console if terminal else LogFormat.json)
     if terminal and log_format is LogFormat.console:
         _speak_plainly(data_dir)
+    try:
+        limits = Limits(
+            body_bytes_max=body_bytes_max,
+            control_body_bytes_max=control_body_bytes_max,
+            inflight_bytes_max=inflight_bytes_max,
+            undelivered_bytes_max=undelivered_bytes_max,
+            disk_reserve_bytes=disk_reserve_bytes,
+            wal_bytes_max=wal_bytes_max,
+        )
+    except Invalid as error:
+        raise WrongFlag(error.message) from error
     settings = ServeSettings(
         **application,
         data_dir=data_dir,
@@ -157,14 +170,7 @@ def serve(
         executors=executors or _cores(),
         drain_seconds=drain_seconds,
         log_format=log_format.value,
-        limits=Limits(
-            body_bytes_max=body_bytes_max,
-            control_body_bytes_max=control_body_bytes_max,
-            inflight_bytes_max=inflight_bytes_max,
-            undelivered_bytes_max=undelivered_bytes_max,
-            disk_reserve_bytes=disk_reserve_bytes,
-            wal_bytes_max=wal_bytes_max,
-        ),
+        limits=limits,
     )
     raise typer.Exit(run(settings))
 
@@ -193,7 +199,6 @@ def _speak_plainly(data_dir: Path) -> None:
 
 
 def _load(app: str) -> Any:
-    from penstock.base.errors import Invalid
     from penstock.server.application import load_application
 
     try:
