@@ -102,7 +102,8 @@ def serve(
         ),
     ] = None,
     body_bytes_max: Annotated[
-        int, _limit("body_bytes_max", "Largest body of one ingest request; a larger one gets 413.")
+        int,
+        _limit("body_bytes_max", "Largest body of a request with records or to an object; a larger one gets 413."),
     ] = _DEFAULT.body_bytes_max,
     control_body_bytes_max: Annotated[
         int, _limit("control_body_bytes_max", "Largest body of one control request.")
@@ -198,7 +199,6 @@ def _speak_plainly(data_dir: Path) -> None:
 
 
 def _load(app: str) -> Any:
-    from penstock.base.errors import Invalid
     from penstock.server.application import load_application
 
     try:
