@@ -118,7 +118,7 @@ def main() -> int:
     given = options()
     runs = []
     with scratch(given.folder) as folder:
-        facts = machine.describe(folder)
+        facts = machine.describe(folder, "bench.ingest", f"the load generator ({load.generator()})")
         for records in given.sizes:
             for run in runs_of_size(records, folder / str(records), given):
                 runs.append(run)

@@ -12,8 +12,6 @@ from pathlib import Path
 
 import apsw
 
-from bench import load
-
 _ROOT = Path(__file__).resolve().parent.parent
 _LIBRARIES = ("uvicorn", "httptools", "uvloop", "msgspec", "apsw")
 
@@ -29,11 +27,12 @@ def commit() -> str:
     return shown.stdout.strip() or "unknown"
 
 
-def describe(folder: Path) -> dict[str, str]:
+def describe(folder: Path, program: str, load: str) -> dict[str, str]:
+    """`folder` is where the data goes, `load` what makes the load, on the same cores."""
     return {
         "commit": commit(),
-        "command": " ".join(["python -m bench.ingest", *sys.argv[1:]]),
-        "processor": f"{_cpu_model()}, {os.cpu_count()} cores, shared with the load generator ({load.generator()})",
+        "command": " ".join([f"python -m {program}", *sys.argv[1:]]),
+        "processor": f"{_cpu_model()}, {os.cpu_count()} cores, shared with {load}",
         "kernel": f"{platform.system()} {platform.release()}, {_filesystem(folder)}",
         "python": f"{platform.python_version()}, SQLite {apsw.sqlite_lib_version()}, "
         + ", ".join(f"{name} {version(name)}" for name in _LIBRARIES),
