@@ -77,6 +77,6 @@ async def send_error(
     the error's kind."""
     more = headers_of(error) if headers is None else headers
     if isinstance(error, TooLarge):
-        more.append((b"connection", b"close"))  # the rest of the body is not read
+        more.append((b"connection", b"close"))  # what `discard_body` left is not read
     body = json.encode({"success": False, "error": {"code": error.code, "message": error.message}})
     await send_json(send, status or status_of(error), body, [*more, (b"x-request-id", request_id)])

@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import gc
 import os
-import resource
 import signal
 import socket
 import sys
@@ -77,10 +76,6 @@ def run_executor(place: ExecutorPlace) -> int:
         return EXIT_DATA_GONE
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor decides
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
-    # Three open files for each object in memory, and one for each connection, are soon more than the usual 1,024.
-    _, files_max = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):  # macOS gives fewer than it says
-        resource.setrlimit(resource.RLIMIT_NOFILE, (files_max, files_max))
     gc.freeze()
     gc.set_threshold(_GC_THRESHOLD, 20, 20)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

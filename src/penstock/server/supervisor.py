@@ -44,7 +44,8 @@ _CLOSE_SECONDS = 5.0
 
 
 def _raise_descriptor_limit() -> None:
-    """An active object takes three descriptors, a connection one; the usual soft limit of 1,024 is soon used up."""
+    """For the executors, which inherit it: an active object takes three descriptors, a connection one, and the
+    usual soft limit of 1,024 is soon used up."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         with contextlib.suppress(ValueError, OSError):  # macOS takes no more than its kern.maxfilesperproc
