@@ -5,17 +5,63 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from penstock.base.limits import Limits
+from penstock.pipelines.backpressure import Backlog
+from penstock.pipelines.spool import Spool
+from penstock.pipelines.transforms import Transforms
+from penstock.storage.offload import Offload
 
 
 @dataclass(slots=True)
 class PipelineStatistics:
-    """Counters since start, of one executor; `undelivered_bytes` is by shard."""
+    """Counters since start, of one executor, and what its shards hold now.
+
+    A shard that is not in memory holds what it held when it left it."""
 
     files: int = 0
     file_bytes: int = 0
     delivered_records: int = 0
+    dead_records: int = 0
     delivery_failures: int = 0
+    #: Accepted bytes that are in no file yet, by shard, by pipeline, and of all.
     undelivered_bytes: dict[str, int] = field(default_factory=dict)
+    pipeline_bytes: dict[str, int] = field(default_factory=dict)
+    executor_bytes: int = 0
+    #: Shards whose bucket needs somebody to put something right.
+    paused: set[str] = field(default_factory=set)
+    _pipeline_of: dict[str, str] = field(default_factory=dict)
+
+    def backlog(self, pipeline: str, shard_bytes: int) -> Backlog:
+        return Backlog(
+            shard_bytes, self.pipeline_bytes.get(pipeline, 0), self.executor_bytes, len(self.pipeline_bytes)
+        )
+
+    def note_backlog(self, pipeline: str, shard: str, size_bytes: int) -> None:
+        change = size_bytes - self.undelivered_bytes.get(shard, 0)
+        if not change:
+            return
+        self._pipeline_of[shard] = pipeline
+        self.undelivered_bytes[shard] = size_bytes
+        self.executor_bytes += change
+        left = self.pipeline_bytes.get(pipeline, 0) + change
+        if left:
+            self.pipeline_bytes[pipeline] = left
+        else:
+            self.pipeline_bytes.pop(pipeline, None)
+
+    def note_pause(self, shard: str, paused: bool) -> None:
+        if paused:
+            self.paused.add(shard)
+        else:
+            self.paused.discard(shard)
+
+    def forget(self, shard: str) -> None:
+        """The shard is no more."""
+        pipeline = self._pipeline_of.pop(shard, None)
+        if pipeline is not None:
+            self.note_backlog(pipeline, shard, 0)
+            self._pipeline_of.pop(shard, None)
+        self.undelivered_bytes.pop(shard, None)
+        self.paused.discard(shard)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,3 +70,6 @@ class PipelineEnv:
     #: How many executors there are: a pipeline has a shard on each, unless its settings say how many.
     executors: int
     statistics: PipelineStatistics
+    transforms: Transforms
+    spool: Spool
+    offload: Offload

@@ -1,4 +1,4 @@
-"""A file's bytes, made from the rows of its range. Runs beside the loop.
+"""A file's bytes, made from the rows of its segment. Runs beside the loop.
 
 The same range gives the same bytes every time it is made, because rows do not change and the compressor's
 header carries no time: making a file again after a crash replaces it by itself.
@@ -6,33 +6,54 @@ header carries no time: making a file again after a crash replaces it by itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 
 from isal import isal_zlib
 
 from penstock.base.errors import Corrupt
 from penstock.base.limits import READ_CHUNK_BYTES
+from penstock.pipelines.compression import compressed
 from penstock.pipelines.layout import Compression
 from penstock.storage.database import Reader
 
-#: isal's levels go from 0 to 3; on NDJSON 1 compresses nearly as well as 3 at several times the speed.
-_GZIP_LEVEL = 1
-_GZIP_FORMAT = 31  # zlib's wbits for a gzip header and trailer
+OpenReader = Callable[[], AbstractContextManager[Reader]]
 
 _ROWS = "SELECT sequence, crc32, body FROM batches WHERE sequence BETWEEN ?1 AND ?2 ORDER BY sequence"
 
 
-def file_chunks(
-    reader: Callable[[], AbstractContextManager[Reader]], first: int, last: int, compression: Compression
-) -> Iterator[bytes]:
+def file_chunks(reader: OpenReader, first: int, last: int, compression: Compression) -> Iterator[bytes]:
     """The content of the file that holds rows `first` to `last`. Raises `Corrupt` if a row is not what was
     stored, or is missing."""
-    plain = _plain_chunks(reader, first, last)
-    return plain if compression == "none" else _gzipped(plain)
+    return compressed(_plain_chunks(reader, first, last), compression)
 
 
-def _plain_chunks(reader: Callable[[], AbstractContextManager[Reader]], first: int, last: int) -> Iterator[bytes]:
+def read_piece(reader: OpenReader, first: int, last: int) -> tuple[bytes, int]:
+    """About `READ_CHUNK_BYTES` of NDJSON from row `first`, and the row to go on from. Raises `Corrupt`."""
+    with reader() as rows:
+        bodies, first = _read_some(rows, first, last)
+    return b"".join(bodies), first
+
+
+class Digest:
+    """The SHA-256 of bytes on their way, of the last time that they were made."""
+
+    def __init__(self) -> None:
+        self._sha256 = hashlib.sha256()
+
+    @property
+    def hex(self) -> str:
+        return self._sha256.hexdigest()
+
+    def of(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        self._sha256 = hashlib.sha256()
+        for chunk in chunks:
+            self._sha256.update(chunk)
+            yield chunk
+
+
+def _plain_chunks(reader: OpenReader, first: int, last: int) -> Iterator[bytes]:
     with reader() as rows:
         while first <= last:
             bodies, first = _read_some(rows, first, last)
@@ -57,10 +78,3 @@ def _read_some(reader: Reader, first: int, last: int) -> tuple[list[bytes], int]
         if first <= last:
             raise Corrupt(f"Row {first} is missing; the file is not written. Restore the shard.")
     return bodies, first
-
-
-def _gzipped(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    gzip = isal_zlib.compressobj(_GZIP_LEVEL, isal_zlib.DEFLATED, _GZIP_FORMAT)
-    for chunk in chunks:
-        yield gzip.compress(chunk)
-    yield gzip.flush()

@@ -13,7 +13,7 @@ SHARDS_DEFAULT = 2
 
 
 class Plan(Struct, frozen=True):
-    """`version` grows with each change of settings; shards refuse records sent under an older one."""
+    """`version` is that of the pipeline's generation; its shards refuse records sent under another."""
 
     pipeline: str
     version: int
@@ -22,15 +22,11 @@ class Plan(Struct, frozen=True):
     authentication: bool
 
 
-def plan_shards(pipeline: str, current: list[str], wanted: int | None, executors: int) -> list[str]:
-    """The names of a pipeline's shards: `wanted` of them, or the default, going on from those there are.
+def shard_count(wanted: int | None, executors: int) -> int:
+    """How many shards a pipeline starts with, if its settings want so many (None: they leave it to us)."""
+    return wanted or min(max(SHARDS_DEFAULT, executors), SHARDS_MAX)
 
-    New shards are named so that they land on one executor after the other. When fewer are wanted, the last ones
-    are left out: they take no more records, and deliver what they hold by themselves.
-    """
-    count = wanted or min(max(SHARDS_DEFAULT, executors), SHARDS_MAX)
-    added = [
-        name_owned_by("StreamShard", f"{pipeline}/{index}", index % executors, executors)
-        for index in range(len(current), count)
-    ]
-    return [*current, *added][:count]
+
+def shard_name(pipeline: str, version: int, index: int, executors: int) -> str:
+    """The name of a generation's shard `index`, such that it lands on one executor after the other."""
+    return name_owned_by("StreamShard", f"{pipeline}/{version}/{index}", index % executors, executors)

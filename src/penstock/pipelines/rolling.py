@@ -1,8 +1,8 @@
 """When a file is due, and what goes into it. Pure functions of (pending, now).
 
-A file is due at the first of: so many bytes, so many records, so many seconds after its first record, the end
-of the hour (UTC) in which its first record came. The last keeps the partition `hr=HH` true: it holds what
-came in that hour and nothing else.
+A file is due at the first of: so many bytes, so many records, so many seconds after its first record, the end of the
+partition (an hour, UTC, by default) in which its first record came. The last keeps the partition `hr=HH` true: it
+holds what came in that hour and nothing else.
 """
 
 from __future__ import annotations
@@ -11,16 +11,15 @@ from dataclasses import dataclass
 
 import msgspec
 
-HOUR_MS = 3_600_000
-
 
 class Rolling(msgspec.Struct, frozen=True):
     """The bounds of one file. A file passes `bytes_max` or `records_max` by less than one request, because a
-    request's records stay together."""
+    request's records stay together. `partition_ms` is None when a file may span any time."""
 
     bytes_max: int
     duration_ms_max: int
     records_max: int
+    partition_ms: int | None = 3_600_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +35,15 @@ def due_at_ms(pending: Pending, rolling: Rolling, now_ms: int) -> int:
     """When the next file must be sealed, wall time in milliseconds; `now_ms` if it is due already."""
     if pending.bytes >= rolling.bytes_max or pending.records >= rolling.records_max:
         return now_ms
-    waited_enough_ms = pending.first_received_ms + rolling.duration_ms_max
-    return max(now_ms, min(waited_enough_ms, hour_end_ms(pending.first_received_ms)))
+    due_ms = pending.first_received_ms + rolling.duration_ms_max
+    if rolling.partition_ms is not None:
+        due_ms = min(due_ms, partition_end_ms(pending.first_received_ms, rolling.partition_ms))
+    return max(now_ms, due_ms)
 
 
-def hour_end_ms(at_ms: int) -> int:
-    """The first millisecond of the hour (UTC) after `at_ms`."""
-    return (at_ms // HOUR_MS + 1) * HOUR_MS
+def partition_end_ms(at_ms: int, partition_ms: int) -> int:
+    """The first millisecond of the partition after the one that `at_ms` is in."""
+    return (at_ms // partition_ms + 1) * partition_ms
 
 
 def backoff_ms(failures: int, base_ms: int, max_ms: int, fraction: float) -> int:

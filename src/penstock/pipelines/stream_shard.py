@@ -1,46 +1,47 @@
 """The durable buffer of a pipeline, and the way of its records into files.
 
-A request's records are one row. Rows are numbered without gaps, and each carries running totals of records and
-bytes, so that the size of any range is a subtraction. From left to right a shard's rows are:
+A request's records are one row (`buffer.py`). From left to right a shard's rows are:
 
     freed          | delivered, being freed | sealed              | pending           | next row
     gone             a file holds them        a file is promised    waiting for a file
 
-**Sealing** is one transaction: it fixes the range, the ULID and the key of a file before the first byte of it
-is made. Making and writing the file is then repeatable, and gives the same bytes under the same key, until a
-second transaction records that it was delivered. Whatever crash comes between, each record lands in exactly
-one file.
+**Sealing** is one transaction: it fixes a segment's range of rows, its ULID and, unless its records choose their file,
+the key, before the first byte of the file is made (`ledger.py`). Making and writing the file is then repeatable, and
+gives the same bytes under the same key, until a second transaction records that it was delivered. Whatever crash
+comes between, each record lands in exactly one file.
 
 The alarm is the only driver: whoever finds that a file is due, or may become due, sets it; `alarm()` seals,
 delivers and frees until nothing is left to do now, and sets it for the next time. So a shard that lost its
 process goes on by itself.
+
+A shard belongs to one generation of its pipeline, with one set of settings. When it is closed it delivers what it has
+at once and tells the coordinator when its last byte is in the bucket.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from functools import partial
-from typing import Any
 
 import structlog
-from isal import isal_zlib
 from msgspec import Struct, json
 
-from penstock.base.errors import Conflict, NotFound, Overloaded, PenstockError
+from penstock.base.errors import Conflict, Overloaded, PenstockError
 from penstock.base.ids import next_ulid
-from penstock.base.limits import (
-    FREE_SLICE_BYTES,
-    FREE_SLICE_ROWS,
-    SINK_RETRY_BASE_MS,
-    SINK_RETRY_MAX_MS,
-)
+from penstock.base.limits import FREE_SLICE_BYTES, FREE_SLICE_ROWS
 from penstock.objects import AlarmInfo, Context, DurableObject
 from penstock.objects.sql import SystemSql
+from penstock.pipelines import buffer, ledger
+from penstock.pipelines.backpressure import Budgets, Rate, exceeded, retry_after_s
+from penstock.pipelines.buffer import Buffer
 from penstock.pipelines.environment import PipelineEnv
-from penstock.pipelines.file_content import file_chunks
-from penstock.pipelines.layout import Compression, file_key
-from penstock.pipelines.rolling import Pending, Rolling, backoff_ms, due_at_ms, hour_end_ms
+from penstock.pipelines.file_content import Digest, file_chunks, read_piece
+from penstock.pipelines.layout import file_key
+from penstock.pipelines.ledger import Ledger, LedgerFile, LedgerPage, Segment, State, Totals
+from penstock.pipelines.preparation import Recipe, prepare
+from penstock.pipelines.rolling import Rolling, due_at_ms
+from penstock.pipelines.sink_health import HEALTHY, Pause, after_failure
+from penstock.storage.connection import S3Connection
 
 log = structlog.get_logger("penstock.pipelines")
 
@@ -53,34 +54,17 @@ _SEALED_PER_STEP_MAX = 50
 CODE_PLAN_CHANGED = 1409
 CODE_UNKNOWN_PIPELINE = 1000
 
-_TABLES = """
-CREATE TABLE IF NOT EXISTS batches (
-  sequence INTEGER PRIMARY KEY,
-  end_record INTEGER NOT NULL,   -- records of the shard up to and with this row
-  end_byte INTEGER NOT NULL,     -- bytes likewise
-  received_ms INTEGER NOT NULL,  -- never less than in the row before, if that is not in a file yet
-  crc32 INTEGER NOT NULL,
-  body BLOB NOT NULL             -- NDJSON
-) STRICT;
-CREATE TABLE IF NOT EXISTS files (
-  ulid TEXT PRIMARY KEY,
-  first_sequence INTEGER NOT NULL,
-  last_sequence INTEGER NOT NULL,
-  records INTEGER NOT NULL,
-  bytes INTEGER NOT NULL,        -- before compression
-  bucket TEXT NOT NULL,
-  key TEXT NOT NULL,
-  compression TEXT NOT NULL,
-  delivered INTEGER NOT NULL     -- 1 from delivery until the rows are freed
-) STRICT, WITHOUT ROWID;
+_TABLES = f"""
+{buffer.TABLES}
+{ledger.TABLES}
 CREATE TABLE IF NOT EXISTS state (
   id INTEGER PRIMARY KEY CHECK (id = 0),
   config TEXT,                   -- ShardConfig
   closed INTEGER NOT NULL,
-  freed_sequence INTEGER NOT NULL, freed_record INTEGER NOT NULL, freed_byte INTEGER NOT NULL,
-  last_ulid TEXT
+  discarded INTEGER NOT NULL,    -- what is in no file yet is not wanted any more
+  drained INTEGER NOT NULL       -- the coordinator knows that the last byte is delivered
 ) STRICT;
-INSERT INTO state VALUES (0, NULL, 0, 0, 0, 0, NULL) ON CONFLICT DO NOTHING;
+INSERT INTO state VALUES (0, NULL, 0, 0, 0) ON CONFLICT DO NOTHING;
 """
 
 
@@ -91,30 +75,27 @@ class ShardConfig(Struct, frozen=True):
     version: int
     rolling: Rolling
     bucket: str
-    prefix: str
-    compression: Compression
+    s3: S3Connection | None
+    recipe: Recipe
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """A place between two rows: the last row before it, and the totals up to there."""
+class ShardStatus(Struct, frozen=True):
+    """A shard as it is. Its backlog is what is in no file yet; times are milliseconds since the Unix epoch."""
 
-    sequence: int
-    record: int
-    byte: int
-
-
-@dataclass(frozen=True, slots=True)
-class SealedFile:
-    ulid: str
-    first: int
-    last: int
-    records: int
-    bytes: int
-    bucket: str
-    key: str
-    compression: Compression
-    delivered: bool
+    backlog_records: int
+    backlog_bytes: int
+    #: When the oldest record of the backlog came.
+    oldest_ms: int | None
+    accepted_requests: int
+    accepted_records: int
+    accepted_bytes: int
+    closed: bool
+    drained: bool
+    failures: int
+    last_error: str
+    retry_ms: int | None
+    pause: Pause | None
+    totals: Totals
 
 
 class StreamShard(DurableObject[PipelineEnv]):
@@ -122,65 +103,37 @@ class StreamShard(DurableObject[PipelineEnv]):
         super().__init__(ctx, env)
         self._sql = SystemSql(ctx.storage)
         self._sql.exec(_TABLES)
-        config, closed, *freed, self._last_ulid = self._sql.exec("SELECT * FROM state").one()[1:]
+        config, closed, discarded, drained = self._sql.exec("SELECT * FROM state").one()[1:]
         self._config: ShardConfig | None = json.decode(config, type=ShardConfig) if config else None
         self._closed = bool(closed)
-        self._freed = Mark(*freed)
-        self._sealed = self._mark_after(self._last_sequence_of("files", "last_sequence"))
-        self._end = self._mark_after(self._last_sequence_of("batches", "sequence"))
-        self._last_received_ms = self._received_ms(self._end.sequence) or 0
-        self._first_pending_ms = self._received_ms(self._sealed.sequence + 1)
+        self._discarded = bool(discarded)
+        self._drained = bool(drained)
+        self._ledger = Ledger(self._sql)
+        self._last_ulid = self._ledger.last_ulid()
+        self._buffer = Buffer(self._sql, self._ledger.last_sequence())
+        if self._discarded:
+            self._buffer.seal(self._buffer.end.sequence)
         self._alarm_ms = ctx.storage.get_alarm()
         self._working = False
         self._clock_was_ahead = False
-        self._failures = 0
-        self._retry_ms: int | None = None
+        self._health = HEALTHY
+        self._drain_rate = Rate()
         self._note_backlog()
-
-    def _last_sequence_of(self, table: str, column: str) -> int:
-        last: int | None = self._sql.exec(f"SELECT max({column}) FROM {table}").one()[0]
-        return self._freed.sequence if last is None else last
-
-    def _mark_after(self, sequence: int) -> Mark:
-        row = self._sql.exec(
-            "SELECT sequence, end_record, end_byte FROM batches WHERE sequence = ?1", sequence
-        ).first()
-        return Mark(*row) if row else self._freed
-
-    def _received_ms(self, sequence: int) -> int | None:
-        row = self._sql.exec("SELECT received_ms FROM batches WHERE sequence = ?1", sequence).first()
-        return row[0] if row else None
 
     # -- in -----------------------------------------------------------------------------------------------
 
     def append(self, body: bytes, records: int, version: int) -> None:
         """Store a request's `records` (NDJSON in `body`). `version` is that of the caller's plan.
 
-        Raises `Conflict` when the plan is outdated, `NotFound` when the pipeline is deleted, `Overloaded` when
-        too much awaits delivery, `StorageFull`.
+        Raises `Conflict` when the plan is outdated, `Overloaded` when too much awaits delivery, `StorageFull`.
         """
         config = self._config
-        if config is None or self._closed:
-            raise NotFound("This shard takes no records.", code=CODE_UNKNOWN_PIPELINE)
-        if version < config.version:
-            raise Conflict("The pipeline's settings have changed.", code=CODE_PLAN_CHANGED)
+        if self._closed or config is None or version != config.version:
+            raise Conflict("The pipeline has changed; get its plan again.", code=CODE_PLAN_CHANGED)
         self._refuse_if_full(len(body))
-        now_ms = self._last_received_ms = self._now_ms()
-        end = Mark(self._end.sequence + 1, self._end.record + records, self._end.byte + len(body))
-        self._sql.exec(
-            "INSERT INTO batches VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-            end.sequence,
-            end.record,
-            end.byte,
-            now_ms,
-            isal_zlib.crc32(body),
-            body,
-        )
-        self._end = end
-        if self._first_pending_ms is None:
-            self._first_pending_ms = now_ms
+        self._buffer.append(body, records, self._now_ms())
         self._note_backlog()
-        if not self._working and self._retry_ms is None:
+        if not self._working and self._health.retry_ms is None:
             due_ms = self._due_ms(config)
             if self._alarm_ms is None or due_ms < self._alarm_ms:
                 self._set_alarm(due_ms)
@@ -189,30 +142,33 @@ class StreamShard(DurableObject[PipelineEnv]):
         """The time that a row gets. Rows that wait together have rising times, so when the clock goes back far,
         what is there is sealed at once, and rows have the clock's time again when that is done."""
         now_ms = self.ctx.clock.now_ms()
-        if self._last_received_ms - now_ms > _CLOCK_BACK_MS_MAX:
+        if self._buffer.last_received_ms - now_ms > _CLOCK_BACK_MS_MAX:
             self._clock_was_ahead = True
-        return max(now_ms, self._last_received_ms)
+        return max(now_ms, self._buffer.last_received_ms)
 
     def _due_ms(self, config: ShardConfig) -> int:
         now_ms = self.ctx.clock.now_ms()
         if self._closed or self._clock_was_ahead:
             return now_ms
-        return due_at_ms(self._pending(), config.rolling, now_ms)
+        pending = self._buffer.pending
+        assert pending is not None
+        return due_at_ms(pending, config.rolling, now_ms)
 
     def _refuse_if_full(self, size: int) -> None:
-        limit = self.env.limits.undelivered_bytes_max
-        waiting = self._end.byte - self._freed.byte
-        if waiting + size > limit:
-            raise Overloaded(
-                f"{waiting} bytes await delivery to the bucket; undelivered_bytes_max is {limit}. Nothing of this "
-                "request was stored; send it again later.",
-                retry_after_s=5,
-            )
-
-    def _pending(self) -> Pending:
-        assert self._first_pending_ms is not None
-        return Pending(
-            self._first_pending_ms, self._end.record - self._sealed.record, self._end.byte - self._sealed.byte
+        limits = self.env.limits
+        assert self._config is not None
+        backlog = self.env.statistics.backlog(self._config.pipeline, self._buffer.bytes)
+        over = exceeded(
+            backlog, Budgets(limits.undelivered_bytes_max, limits.executor_undelivered_bytes_max), size
+        )
+        if over is None:
+            return
+        budget, over_bytes = over
+        wait_ms = (self._health.retry_ms or 0) - self.ctx.clock.now_ms()
+        raise Overloaded(
+            f"{backlog.shard_bytes} bytes of this pipeline's shard await delivery to the bucket, {budget} is "
+            f"{getattr(limits, budget)}. Nothing of this request was stored; send it again later.",
+            retry_after_s=retry_after_s(over_bytes, self._drain_rate, wait_ms),
         )
 
     def _set_alarm(self, at_ms: int) -> None:
@@ -222,21 +178,66 @@ class StreamShard(DurableObject[PipelineEnv]):
     # -- control ------------------------------------------------------------------------------------------
 
     def configure(self, config: ShardConfig) -> None:
-        """Take new settings. They hold for what is not sealed yet."""
-        if self._closed or (self._config is not None and config.version < self._config.version):
+        """Take the settings of the shard's generation. A second time they may differ in how the bucket is reached:
+        what could not be delivered is tried again at once."""
+        if self._drained:
             return
         self._config = config
         self._sql.exec("UPDATE state SET config = ?1", json.encode(config).decode())
+        self._health = HEALTHY
+        self._note_pause(None)
         if not self._working:
             self._set_next_alarm()
 
     def close(self) -> None:
-        """Take no more records; deliver what is there, at once."""
+        """Take no more records; deliver what is there, at once; tell the coordinator when that is done."""
         if not self._closed:
             self._closed = True
             self._sql.exec("UPDATE state SET closed = 1")
             if not self._working:
                 self._set_next_alarm()
+
+    def discard(self) -> None:
+        """Take no more records and forget those that are in no file yet. (A file that is being uploaded right now may
+        still appear.)"""
+        if self._discarded:
+            return
+        self._discarded = self._closed = True
+        self._sql.exec("UPDATE state SET closed = 1, discarded = 1")
+        self._ledger.discard_unfinished()
+        self._buffer.seal(self._buffer.end.sequence)
+        self._health = HEALTHY
+        self._note_pause(None)
+        if not self._working:
+            self._set_next_alarm()
+
+    def remove(self) -> None:
+        """Forget everything, once all is delivered."""
+        self.env.statistics.forget(self.ctx.name)
+        self.ctx.storage.delete_all()
+        self._drained = self._closed = True
+
+    def status(self) -> ShardStatus:
+        buffer, health = self._buffer, self._health
+        return ShardStatus(
+            backlog_records=buffer.end.record - buffer.freed.record,
+            backlog_bytes=buffer.bytes,
+            oldest_ms=buffer.received_ms(buffer.freed.sequence + 1),
+            accepted_requests=buffer.end.sequence,
+            accepted_records=buffer.end.record,
+            accepted_bytes=buffer.end.byte,
+            closed=self._closed,
+            drained=self._drained,
+            failures=health.failures,
+            last_error=health.last_error,
+            retry_ms=health.retry_ms,
+            pause=health.pause,
+            totals=self._ledger.totals(),
+        )
+
+    def ledger(self, after: str, limit: int) -> LedgerPage:
+        """Up to `limit` segments with a ULID above `after`, with their files."""
+        return self._ledger.page(after, limit)
 
     # -- out ----------------------------------------------------------------------------------------------
 
@@ -249,29 +250,41 @@ class StreamShard(DurableObject[PipelineEnv]):
         self._set_next_alarm()
 
     async def _deliver_what_is_due(self) -> None:
-        if self._retry_ms is not None and self.ctx.clock.now_ms() < self._retry_ms:
+        retry_ms = self._health.retry_ms
+        if retry_ms is not None and self.ctx.clock.now_ms() < retry_ms:
             return
-        self._retry_ms = None
         while True:
-            file = None
+            segment = None
             try:
                 self._seal_what_is_due()
-                file = self._oldest_file()
-                if file is None:
-                    return
-                if not file.delivered:
-                    await self._deliver(file)
-                await self._free(file)
+                segment = self._ledger.oldest_unfinished()
+                if segment is None:
+                    break
+                if segment.state < State.DELIVERED:
+                    await self._deliver(segment)
+                await self._free_rows(segment.last, segment.bytes)
+                self._ledger.freed(segment)
+                await self.ctx.storage.give_back_space()
             except Exception as error:  # noqa: BLE001 - a bug of ours must not end deliveries either
-                self._note_failure(file, error)
+                self._note_failure(segment, error)
                 return
+        if self._discarded:
+            await self._free_rows(self._buffer.end.sequence, self._buffer.bytes)
+        if self._is_empty_for_good:
+            await self._report_drained()
+
+    @property
+    def _is_empty_for_good(self) -> bool:
+        return self._closed and not self._drained and self._buffer.first_pending_ms is None
 
     def _set_next_alarm(self) -> None:
-        """Wake when there is something to do: a retry, or a file that becomes due. A retry comes first: nothing can
-        be done before it."""
-        at_ms = self._retry_ms
-        if at_ms is None and self._first_pending_ms is not None and self._config is not None:
+        """Wake when there is something to do: a retry, a file that becomes due, a word to the coordinator. A retry
+        comes first: nothing can be done before it."""
+        at_ms = self._health.retry_ms
+        if at_ms is None and self._buffer.first_pending_ms is not None and self._config is not None:
             at_ms = self._due_ms(self._config)
+        if at_ms is None and (self._is_empty_for_good or self._ledger.oldest_unfinished() is not None):
+            at_ms = self.ctx.clock.now_ms()
         self._alarm_ms = at_ms
         if at_ms is not None:
             self.ctx.storage.set_alarm(at_ms)
@@ -280,111 +293,167 @@ class StreamShard(DurableObject[PipelineEnv]):
         """Not all at once if that is very much: whoever delivers comes back for the rest."""
         config = self._config
         for _ in range(_SEALED_PER_STEP_MAX):
-            if config is None or self._first_pending_ms is None:
+            if config is None or self._buffer.first_pending_ms is None:
                 break
             now_ms = self.ctx.clock.now_ms()
             if self._due_ms(config) > now_ms:
                 return
             self._seal(config, now_ms)
-        if self._first_pending_ms is None and self._clock_was_ahead:
+        if self._buffer.first_pending_ms is None and self._clock_was_ahead:
             self._clock_was_ahead = False
-            self._last_received_ms = 0
+            self._buffer.last_received_ms = 0
 
     def _seal(self, config: ShardConfig, now_ms: int) -> None:
-        """Fix the next file: range, name and key, in the transaction of this step."""
-        assert self._first_pending_ms is not None
-        start = self._sealed
-        end = self._mark_after(self._last_row_of_next_file(config.rolling))
+        """Fix the next segment and, if that can be known, its file, in the transaction of this step."""
+        buffer, recipe = self._buffer, config.recipe
+        assert buffer.first_pending_ms is not None
+        start = buffer.sealed
+        end = buffer.mark_after(buffer.last_row_of_next_file(config.rolling))
         ulid = self._last_ulid = next_ulid(self._last_ulid, now_ms, self.ctx.rng)
-        self._sql.exec(
-            "INSERT INTO files VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 0)",
-            ulid,
-            start.sequence + 1,
-            end.sequence,
-            end.record - start.record,
-            end.byte - start.byte,
-            config.bucket,
-            file_key(config.prefix, self._first_pending_ms, ulid, config.compression),
-            config.compression,
+        segment = Segment(
+            ulid=ulid,
+            state=State.SEALED if recipe.is_needed else State.PREPARED,
+            first=start.sequence + 1,
+            last=end.sequence,
+            first_record=start.record + 1,
+            records=end.record - start.record,
+            bytes=end.byte - start.byte,
+            received_ms=buffer.first_pending_ms,
+            sealed_ms=now_ms,
+            delivered_ms=None,
         )
-        self._sql.exec("UPDATE state SET last_ulid = ?1", ulid)
-        self._sealed = end
-        self._first_pending_ms = self._received_ms(end.sequence + 1)
+        files = []
+        if not recipe.is_needed:
+            key = file_key(recipe.layout, segment.received_ms, ulid)
+            files = [LedgerFile(ulid, key, "data", segment.records, segment.bytes)]
+        self._ledger.add(segment, files)
+        buffer.seal(end.sequence)
 
-    def _last_row_of_next_file(self, rolling: Rolling) -> int:
-        """The first pending row with which the file is full, or the last one of its hour. Totals and times only
-        grow from row to row, so each is found by bisection, at some twenty look-ups for a million rows."""
-        assert self._first_pending_ms is not None
-        first, last = self._sealed.sequence + 1, self._end.sequence
+    async def _deliver(self, segment: Segment) -> None:
+        """Make and write the segment's files, then record it. Uploads wait at the output gate for what was written."""
+        config = self._config
+        assert config is not None
+        if segment.state is State.SEALED:
+            await self._prepare(segment, config)
+        store = self.ctx.buckets.at(config.s3)
+        files = self._ledger.files_of(segment.ulid)
+        for file in files:
+            if file.delivered:
+                continue
+            digest = Digest()
+            chunks = partial(_digested, digest, self._content(config, segment, file))
+            size_bytes = await store.put(config.bucket, file.key, chunks)
+            self._ledger.delivered(file, size_bytes, digest.hex)
+            self._note_delivered(config, file, size_bytes)
+        self._ledger.all_delivered(segment, self.ctx.clock.now_ms())
+        self._health = HEALTHY
+        self._note_pause(None)
+        spooled = [file.spool for file in files if file.spool is not None]
+        if spooled:
+            await self.ctx.storage.sync()  # only then are they needed no more
+            await self.env.offload.run("bulk", partial(self.env.spool.remove, spooled))
 
-        def first_row(column: str, at_least: int) -> int:
-            sql = f"SELECT {column} FROM batches WHERE sequence = ?1"
-            rows = range(first, last + 1)
-            return first + bisect_left(rows, at_least, key=lambda row: self._sql.exec(sql, row).one()[0])
+    def _content(self, config: ShardConfig, segment: Segment, file: LedgerFile) -> Callable[[], Iterable[bytes]]:
+        if file.spool is not None:
+            assert file.size_bytes is not None
+            return partial(self.env.spool.chunks, file.spool, file.size_bytes)
+        compression = config.recipe.layout.compression
+        return partial(file_chunks, self.ctx.storage.reader, segment.first, segment.last, compression)
 
-        return min(
-            first_row("end_byte", self._sealed.byte + rolling.bytes_max),
-            first_row("end_record", self._sealed.record + rolling.records_max),
-            first_row("received_ms", hour_end_ms(self._first_pending_ms)) - 1,
-            last,
+    async def _prepare(self, segment: Segment, config: ShardConfig) -> None:
+        # The rows must be durable: they are read through a second connection, which sees durable ones alone.
+        await self.ctx.storage.sync()
+        files = await prepare(
+            segment,
+            self.ctx.name,
+            config.recipe,
+            self._pieces(segment),
+            self.env.transforms,
+            self.env.spool,
+            partial(self.env.offload.run, "bulk"),
         )
+        self._ledger.prepared(segment, files)
 
-    def _oldest_file(self) -> SealedFile | None:
-        row: tuple[Any, ...] | None = self._sql.exec("SELECT * FROM files ORDER BY ulid LIMIT 1").first()
-        return SealedFile(*row) if row else None
+    async def _pieces(self, segment: Segment) -> AsyncIterator[bytes]:
+        """The segment's NDJSON, in whole rows."""
+        first = segment.first
+        while first <= segment.last:
+            read = partial(read_piece, self.ctx.storage.reader, first, segment.last)
+            ndjson, first = await self.env.offload.run("bulk", read)
+            yield ndjson
 
-    async def _deliver(self, file: SealedFile) -> None:
-        """Make and write the file, then record it. The upload waits at the output gate for the seal."""
-        chunks = partial(file_chunks, self.ctx.storage.reader, file.first, file.last, file.compression)
-        size = await self.ctx.buckets.put(file.bucket, file.key, chunks)
-        self._sql.exec("UPDATE files SET delivered = 1 WHERE ulid = ?1", file.ulid)
-        self._failures = 0
-        self.env.statistics.files += 1
-        self.env.statistics.file_bytes += size
-        self.env.statistics.delivered_records += file.records
-        log.info("file_delivered", bucket=file.bucket, key=file.key, records=file.records, bytes=size)
-
-    async def _free(self, file: SealedFile) -> None:
-        """Give back the rows of a delivered file, in slices between which other calls run."""
-        rows_per_slice = _rows_per_slice(file)
-        while self._freed.sequence < file.last:
+    async def _free_rows(self, last: int, size_bytes: int) -> None:
+        """Give back the rows up to `last`, in slices between which other calls run."""
+        buffer = self._buffer
+        rows_per_slice = _rows_per_slice(last - buffer.freed.sequence, size_bytes)
+        while buffer.freed.sequence < last:
             # Durable before it goes on: it also keeps the freed rows of one transaction few.
             await self.ctx.storage.sync()
-            freed = self._mark_after(min(self._freed.sequence + rows_per_slice, file.last))
-            self._sql.exec("DELETE FROM batches WHERE sequence <= ?1", freed.sequence)
-            self._sql.exec(
-                "UPDATE state SET freed_sequence = ?1, freed_record = ?2, freed_byte = ?3",
-                freed.sequence,
-                freed.record,
-                freed.byte,
-            )
-            self._freed = freed
+            freed_byte = buffer.freed.byte
+            buffer.free(min(buffer.freed.sequence + rows_per_slice, last))
+            now_ms = self.ctx.clock.elapsed_ms()
+            self._drain_rate = self._drain_rate.after(buffer.freed.byte - freed_byte, now_ms)
             self._note_backlog()
-        self._sql.exec("DELETE FROM files WHERE ulid = ?1", file.ulid)
-        await self.ctx.storage.give_back_space()
 
-    def _note_failure(self, file: SealedFile | None, error: Exception) -> None:
-        """A file could not be sealed or delivered. It is tried for ever: no number of failures makes its records
-        worthless, and meanwhile the budget of undelivered bytes stops what comes in."""
-        self._failures += 1
-        wait_ms = backoff_ms(self._failures, SINK_RETRY_BASE_MS, SINK_RETRY_MAX_MS, self.ctx.rng.random())
-        self._retry_ms = self.ctx.clock.now_ms() + wait_ms
+    async def _report_drained(self) -> None:
+        """Tell the coordinator, until it has heard."""
+        assert self._config is not None
+        coordinator = self.ctx.namespace("Coordinator").get_by_name(self._config.pipeline)
+        try:
+            await coordinator.drained(self.ctx.name)
+        except PenstockError as error:
+            self._health = after_failure(HEALTHY, error, self.ctx.clock.now_ms(), self.ctx.rng.random())
+            log.info("drained_not_reported", shard=self.ctx.name, error=error.message)
+            return
+        if not self._drained:  # it may have been removed meanwhile
+            self._drained = True
+            self._sql.exec("UPDATE state SET drained = 1")
+
+    # -- what is noted ------------------------------------------------------------------------------------
+
+    def _note_failure(self, segment: Segment | None, error: Exception) -> None:
+        """Something could not be sealed or delivered. Meanwhile the budget of undelivered bytes stops what comes in."""
+        now_ms = self.ctx.clock.now_ms()
+        self._health = after_failure(self._health, error, now_ms, self.ctx.rng.random())
+        self._note_pause(self._health.pause)
         self.env.statistics.delivery_failures += 1
-        log.warning(
-            "file_not_delivered",
-            bucket=file.bucket if file else None,
-            key=file.key if file else None,
-            failures=self._failures,
-            retry_in_ms=wait_ms,
+        config, retry_ms = self._config, self._health.retry_ms
+        log.log(
+            "error" if self._health.pause else "warning",
+            "pipeline_paused" if self._health.pause else "file_not_delivered",
+            pipeline=config.pipeline if config else None,
+            bucket=config.bucket if config else None,
+            segment=segment.ulid if segment else None,
+            failures=self._health.failures,
+            retry_in_ms=retry_ms - now_ms if retry_ms is not None else None,
             error=str(error),
             exc_info=not isinstance(error, PenstockError),
         )
 
+    def _note_delivered(self, config: ShardConfig, file: LedgerFile, size_bytes: int) -> None:
+        statistics = self.env.statistics
+        statistics.files += 1
+        statistics.file_bytes += size_bytes
+        if file.kind == "dead":
+            statistics.dead_records += file.records
+        else:
+            statistics.delivered_records += file.records
+        log.info(
+            "file_delivered", bucket=config.bucket, key=file.key, records=file.records, bytes=size_bytes, kind=file.kind
+        )
+
+    def _note_pause(self, pause: Pause | None) -> None:
+        self.env.statistics.note_pause(self.ctx.name, pause is not None)
+
     def _note_backlog(self) -> None:
-        self.env.statistics.undelivered_bytes[self.ctx.name] = self._end.byte - self._freed.byte
+        if self._config is not None:
+            self.env.statistics.note_backlog(self._config.pipeline, self.ctx.name, self._buffer.bytes)
 
 
-def _rows_per_slice(file: SealedFile) -> int:
-    rows = file.last - file.first + 1
-    average_bytes = max(1, file.bytes // rows)
+def _digested(digest: Digest, content: Callable[[], Iterable[bytes]]) -> Iterator[bytes]:
+    return digest.of(content())
+
+
+def _rows_per_slice(rows: int, size_bytes: int) -> int:
+    average_bytes = max(1, size_bytes // max(1, rows))
     return max(1, min(FREE_SLICE_ROWS, FREE_SLICE_BYTES // average_bytes))
