@@ -6,7 +6,9 @@ import asyncio
 import errno
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import aclosing
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -185,3 +187,132 @@ def test_no_key_and_no_bucket_leads_out_of_the_folder(tmp_path: Path, key: str) 
 
     run(tmp_path, main)
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.read_bytes() == b"escaped"]
+
+
+KEYS = sorted(["a", "a-b", "a.txt", "a0", "b/c", "b/c-d", "b/d/e", "b/d/f", "b0", "day=1/hr=1/x", "day=2/x", "é/ü"])
+
+
+@pytest.mark.parametrize("prefix", ["", "a", "a-", "b", "b/", "b/d", "b/d/e", "c", "day=", "day=1/hr", "é"])
+def test_pages_put_together_are_the_list(tmp_path: Path, prefix: str) -> None:
+    async def main(store: FolderStore) -> None:
+        for key in KEYS:
+            await store.put("b", key, lambda: [b"x"])
+        expected = [key for key in KEYS if key.startswith(prefix)]
+        assert [info.key for info in await store.list("b", prefix)] == expected
+        for limit in (1, 2, 5):
+            found: list[str] = []
+            while page := await store.list("b", prefix, after=found[-1] if found else "", limit=limit):
+                assert len(page) <= limit
+                found += [info.key for info in page]
+            assert found == expected
+        for after in ("A", "a", "a/", "b/d", "b/d/e", "b/zz", "day=1", "zz"):
+            keys = [info.key for info in await store.list("b", prefix, after=after)]
+            assert keys == [key for key in expected if key > after]
+
+    run(tmp_path, main)
+
+
+def test_a_page_looks_into_no_folder_that_it_does_not_need(tmp_path: Path) -> None:
+    class CountingDisk(OsDisk):
+        listed: ClassVar[list[str]] = []
+
+        def list_dir(self, path: str) -> list[str]:
+            self.listed.append(path)
+            return super().list_dir(path)
+
+    async def main(store: FolderStore) -> None:
+        for day in range(30):
+            await store.put("b", f"day={day:02}/x", lambda: [b"x"])
+        CountingDisk.listed.clear()
+        await store.list("b", "day=", after="day=10/x", limit=2)
+        assert [Path(path).name for path in CountingDisk.listed] == ["b", "day=10", "day=11", "day=12"]
+
+    run(tmp_path, main, CountingDisk())
+
+
+def test_a_big_object_is_read_in_pieces(tmp_path: Path) -> None:
+    content = bytes(range(256)) * 10_000
+
+    async def main(store: FolderStore) -> None:
+        await store.put("b", "big", lambda: [content])
+        pieces = [piece async for piece in store.read("b", "big")]
+        assert b"".join(pieces) == content and max(map(len, pieces)) <= 1 << 20
+        assert [piece async for piece in store.read("b", "big")] == pieces
+        for bucket, key in (("b", "nothing"), ("unheard-of", "big")):
+            with pytest.raises(NotFound):
+                await anext(store.read(bucket, key))
+
+    run(tmp_path, main)
+
+
+def test_a_reader_sees_one_version_even_if_the_object_is_replaced_meanwhile(tmp_path: Path) -> None:
+    async def main(store: FolderStore) -> None:
+        await store.put("b", "k", lambda: [b"1" * 3_000_000])
+        async with aclosing(store.read("b", "k")) as pieces:
+            first = await anext(pieces)
+            await store.put("b", "k", lambda: [b"2" * 3_000_000])
+            rest = [piece async for piece in pieces]
+        assert first + b"".join(rest) == b"1" * 3_000_000
+
+    run(tmp_path, main)
+
+
+def test_a_reader_that_stops_early_leaves_no_file_open(tmp_path: Path) -> None:
+    def open_files() -> list[Path]:
+        return [Path(link).resolve() for link in Path("/dev/fd").iterdir() if link.exists()]
+
+    async def main(store: FolderStore) -> None:
+        await store.put("b", "k", lambda: [b"1" * 3_000_000])
+        target = (tmp_path / "buckets" / "b" / "k").resolve()
+        async with aclosing(store.read("b", "k")) as pieces:
+            await anext(pieces)
+            assert target in open_files()
+        assert target not in open_files()
+
+    run(tmp_path, main)
+
+
+def test_the_head_of_an_object_is_its_size(tmp_path: Path) -> None:
+    async def main(store: FolderStore) -> None:
+        await store.put("b", "d/k", lambda: [b"abc"])
+        assert await store.head("b", "d/k") == ObjectInfo("d/k", 3)
+        for bucket, key in (("b", "d"), ("b", "nothing"), ("b", "d/k/below"), ("unheard-of", "k")):
+            assert await store.head(bucket, key) is None
+
+    run(tmp_path, main)
+
+
+def test_a_deleted_object_is_gone_and_deleting_it_again_is_harmless(tmp_path: Path) -> None:
+    async def main(store: FolderStore) -> None:
+        await store.put("b", "d/k", lambda: [b"abc"])
+        await store.put("b", "d/other", lambda: [b"abc"])
+        for _ in range(2):
+            await store.delete("b", "d/k")
+            assert await store.head("b", "d/k") is None
+        await store.delete("b", "d")
+        await store.delete("unheard-of", "k")
+        assert [info.key for info in await store.list("b")] == ["d/other"]
+
+    run(tmp_path, main)
+
+
+def test_a_delete_is_durable_even_if_a_try_before_it_got_only_half_way(tmp_path: Path) -> None:
+    synced = []
+
+    class Disk(FailingDisk):
+        def sync_dir(self, path: str) -> None:
+            super().sync_dir(path)
+            synced.append(path)
+
+    disk = Disk()
+
+    async def main(store: FolderStore) -> None:
+        await store.put("b", "d/k", lambda: [b"abc"])
+        disk.fail_at = disk.steps + 1
+        with pytest.raises(Unavailable):
+            await store.delete("b", "d/k")
+        synced.clear()
+        await store.delete("b", "d/k")
+        assert synced == [str(tmp_path / "buckets" / "b" / "d")]
+
+    run(tmp_path, main, disk)

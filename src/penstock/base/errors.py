@@ -59,6 +59,12 @@ class NotFound(PenstockError):
     kind = "not_found"
 
 
+class BucketNotFound(NotFound):
+    """There is no such bucket: everything put into it fails until somebody makes it, or names another."""
+
+    kind = "bucket_not_found"
+
+
 class Conflict(PenstockError):
     """It exists already, or changed meanwhile: look again before acting."""
 
@@ -135,6 +141,7 @@ KINDS: dict[str, type[PenstockError]] = {
         Unauthenticated,
         Forbidden,
         NotFound,
+        BucketNotFound,
         Conflict,
         TooLarge,
         Overloaded,

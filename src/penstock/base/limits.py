@@ -147,6 +147,12 @@ SINK_RETRY_BASE_MS = 500
 SINK_RETRY_MAX_MS = 60_000
 #: A sealed range is read and compressed in pieces of about this size, so memory does not grow with the file.
 READ_CHUNK_BYTES = 1 * MIB
+#: Buckets elsewhere. The longest host name has 253 characters; the others are several times what is in use: keys of
+#: AWS have 16 to 128 and 40 characters, those of R2 32 and 64.
+S3_ENDPOINT_LENGTH_MAX = 1_024
+S3_REGION_LENGTH_MAX = 64
+ACCESS_KEY_ID_LENGTH_MAX = 256
+SECRET_ACCESS_KEY_LENGTH_MAX = 1_024
 #: Rows of a delivered file are freed in slices of this many bytes and rows, so that no slice holds the event
 #: loop for more than a few milliseconds.
 FREE_SLICE_BYTES = 4 * MIB

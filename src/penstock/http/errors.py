@@ -9,6 +9,7 @@ STATUS = {
     "unauthenticated": 401,
     "forbidden": 403,
     "not_found": 404,
+    "bucket_not_found": 404,
     "conflict": 409,
     "too_large": 413,
     "overloaded": 429,

@@ -142,7 +142,7 @@ class Activation:
             self._storage,
             clock=self._ports.clock,
             rng=self._ports.rng,
-            buckets=GatedBuckets(self._ports.buckets, self._committer.wait_durable),
+            buckets=GatedBuckets(self._ports.buckets, self._ports.s3, self._committer.wait_durable),
             namespace=partial(
                 self._runtime.namespace,
                 before_call=self._committer.wait_turn,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, Protocol, TypeVar
 
@@ -11,7 +11,8 @@ from penstock.base.errors import Invalid
 from penstock.base.rng import Rng
 from penstock.objects.identity import ObjectId
 from penstock.objects.storage import ObjectStorage
-from penstock.storage.object_store import Chunks, ObjectInfo, ObjectStore
+from penstock.storage.connection import S3Connection
+from penstock.storage.object_store import Chunks, ObjectInfo, ObjectStore, S3Stores
 
 if TYPE_CHECKING:
     from penstock.objects.stub import Namespace
@@ -48,12 +49,22 @@ class Host(Protocol):
 
 
 class GatedBuckets:
-    """The buckets behind the output gate: an upload starts only when everything that the object wrote before is
-    durable, since what is in a bucket can be seen."""
+    """Implements `ObjectStore`: buckets behind the output gate. What changes a bucket starts only when everything
+    that the object wrote before is durable, since what is in a bucket can be seen.
 
-    def __init__(self, buckets: ObjectStore, wait_durable: WaitDurable) -> None:
+    These are the folders of this machine; `at` gives others.
+    """
+
+    def __init__(self, buckets: ObjectStore, s3: S3Stores, wait_durable: WaitDurable) -> None:
         self._buckets = buckets
+        self._s3 = s3
         self._wait_durable = wait_durable
+
+    def at(self, connection: S3Connection | None) -> ObjectStore:
+        """The buckets of a connection, behind the same gate; without one, these. Raises what `S3Stores.at` does."""
+        if connection is None:
+            return self
+        return GatedBuckets(self._s3.at(connection), self._s3, self._wait_durable)
 
     async def put(self, bucket: str, key: str, chunks: Chunks) -> int:
         await self._wait_durable()
@@ -62,8 +73,20 @@ class GatedBuckets:
     async def get(self, bucket: str, key: str) -> bytes:
         return await self._buckets.get(bucket, key)
 
-    async def list(self, bucket: str, prefix: str = "") -> Sequence[ObjectInfo]:
-        return await self._buckets.list(bucket, prefix)
+    def read(self, bucket: str, key: str) -> AsyncGenerator[bytes, None]:
+        return self._buckets.read(bucket, key)
+
+    async def head(self, bucket: str, key: str) -> ObjectInfo | None:
+        return await self._buckets.head(bucket, key)
+
+    async def delete(self, bucket: str, key: str) -> None:
+        await self._wait_durable()
+        await self._buckets.delete(bucket, key)
+
+    async def list(
+        self, bucket: str, prefix: str = "", *, after: str = "", limit: int | None = None
+    ) -> Sequence[ObjectInfo]:
+        return await self._buckets.list(bucket, prefix, after=after, limit=limit)
 
 
 class Context:
@@ -80,7 +103,7 @@ class Context:
         *,
         clock: Clock,
         rng: Rng,
-        buckets: ObjectStore,
+        buckets: GatedBuckets,
         namespace: Callable[[str], Namespace],
         host: Host,
     ) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterable
 from typing import Protocol
 
@@ -27,6 +28,18 @@ class WalFile(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+class ReadFile(Protocol):
+    """An open handle for reading: it shows the file that was opened, even if another took its name."""
+
+    def read(self, offset: int, size: int) -> bytes:
+        """`size` bytes from `offset`, fewer only at the end of the file."""
+        ...
+
+    def close(self) -> None:
+        """Harmless while another thread reads, which then gets nothing."""
+        ...
 
 
 class Disk(Protocol):
@@ -83,6 +96,10 @@ class Disk(Protocol):
 
     def open_wal(self, path: str) -> WalFile: ...
 
+    def open_read(self, path: str) -> ReadFile:
+        """Raises `FileNotFoundError`."""
+        ...
+
     def harden(self, path: str) -> None:
         """Make durable what reading the file shows, even if a sync of it failed before: its bytes are written over
         themselves, so that the kernel takes them for new, and synced. No error when there is no such file. Nobody
@@ -108,6 +125,25 @@ class _OsWalFile:
 
     def close(self) -> None:
         os.close(self._fd)
+
+
+class _OsReadFile:
+    __slots__ = ("_fd", "_lock")
+
+    def __init__(self, path: str) -> None:
+        self._fd: int | None = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        # A closed descriptor's number may be another file's at once.
+        self._lock = threading.Lock()
+
+    def read(self, offset: int, size: int) -> bytes:
+        with self._lock:
+            return b"" if self._fd is None else os.pread(self._fd, size, offset)
+
+    def close(self) -> None:
+        with self._lock:
+            if self._fd is not None:
+                os.close(self._fd)
+                self._fd = None
 
 
 def _datasync(fd: int) -> None:
@@ -215,6 +251,9 @@ class OsDisk:
 
     def open_wal(self, path: str) -> WalFile:
         return _OsWalFile(path)
+
+    def open_read(self, path: str) -> ReadFile:
+        return _OsReadFile(path)
 
     def harden(self, path: str) -> None:
         try:

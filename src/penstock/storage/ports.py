@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from penstock.base.clock import Clock
 from penstock.base.rng import Rng
 from penstock.storage.disk import Disk
-from penstock.storage.object_store import ObjectStore
+from penstock.storage.object_store import NoS3, ObjectStore, S3Stores
 from penstock.storage.offload import Offload
 from penstock.storage.relay import Relay
+from penstock.storage.secrets import Secrets
 from penstock.storage.transport import Transport
 
 
@@ -21,4 +22,8 @@ class Ports:
     offload: Offload
     relay: Relay
     transport: Transport
+    #: Folders of this machine.
     buckets: ObjectStore
+    s3: S3Stores = field(default_factory=NoS3)
+    #: For what is stored and must not be read from there; refuses, unless given.
+    secrets: Secrets = field(default_factory=lambda: Secrets(()))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from penstock.base.clock import Clock
-from penstock.base.errors import Unavailable
+from penstock.base.errors import BucketNotFound, Forbidden, PenstockError, Unavailable
 from penstock.base.rng import Rng
 from penstock.storage.object_store import Chunks, ObjectInfo, ObjectStore
 
@@ -17,9 +18,13 @@ class StoreFaults:
 
     #: Nothing gets through while this is set.
     outage: bool = False
+    #: It answers every call with 403.
+    forbidden: bool = False
+    #: It has no bucket at all.
+    bucketless: bool = False
     #: Probability that a call fails and has no effect.
     fail: float = 0.0
-    #: Probability that a put happens and is reported as failed.
+    #: Probability that a put or a delete happens and is reported as failed.
     lose_answer: float = 0.0
     #: Probability that a call takes a time drawn from `slow_ms`, before its effect.
     slow: float = 0.0
@@ -38,27 +43,51 @@ class FaultyStore:
         self._faults = faults
 
     async def put(self, bucket: str, key: str, chunks: Chunks) -> int:
-        await self._before()
+        await self._before(bucket, key)
         size = await self._inner.put(bucket, key, chunks)
-        # An outage that began meanwhile loses the answer as surely as a dropped connection.
-        if self._faults.outage or self._rng.random() < self._faults.lose_answer:
-            raise self._failure("The object store's answer was lost.")
+        self._after()
         return size
 
     async def get(self, bucket: str, key: str) -> bytes:
-        await self._before()
+        await self._before(bucket, key)
         return await self._inner.get(bucket, key)
 
-    async def list(self, bucket: str, prefix: str = "") -> Sequence[ObjectInfo]:
-        await self._before()
-        return await self._inner.list(bucket, prefix)
+    async def read(self, bucket: str, key: str) -> AsyncGenerator[bytes, None]:
+        await self._before(bucket, key)
+        async with aclosing(self._inner.read(bucket, key)) as pieces:
+            async for piece in pieces:
+                yield piece
 
-    async def _before(self) -> None:
+    async def head(self, bucket: str, key: str) -> ObjectInfo | None:
+        await self._before(bucket, key)
+        return await self._inner.head(bucket, key)
+
+    async def delete(self, bucket: str, key: str) -> None:
+        await self._before(bucket, key)
+        await self._inner.delete(bucket, key)
+        self._after()
+
+    async def list(
+        self, bucket: str, prefix: str = "", *, after: str = "", limit: int | None = None
+    ) -> Sequence[ObjectInfo]:
+        await self._before(bucket, prefix)
+        return await self._inner.list(bucket, prefix, after=after, limit=limit)
+
+    async def _before(self, bucket: str, key: str) -> None:
         if self._rng.random() < self._faults.slow:
             await self._clock.sleep_ms(self._rng.randint(*self._faults.slow_ms))
         if self._faults.outage or self._rng.random() < self._faults.fail:
-            raise self._failure("The object store failed (503).")
+            raise self._failed(Unavailable("The object store failed (503).", retry_after_s=1))
+        if self._faults.forbidden:
+            raise self._failed(Forbidden(f"The object store refuses {key} in the bucket {bucket} (403)."))
+        if self._faults.bucketless:
+            raise self._failed(BucketNotFound(f"The object store has no bucket {bucket}."))
 
-    def _failure(self, message: str) -> Unavailable:
+    def _after(self) -> None:
+        # An outage that began meanwhile loses the answer as surely as a dropped connection.
+        if self._faults.outage or self._rng.random() < self._faults.lose_answer:
+            raise self._failed(Unavailable("The object store's answer was lost.", retry_after_s=1))
+
+    def _failed(self, error: PenstockError) -> PenstockError:
         self._faults.failures += 1
-        return Unavailable(message, retry_after_s=1)
+        return error

@@ -26,6 +26,7 @@ from penstock.server.node import Node
 from penstock.storage.object_store import FolderStore
 from penstock.storage.ports import Ports
 from penstock.storage.relay import LocalRelay
+from penstock.storage.secrets import SecretKey, Secrets
 from penstock.testing.sim.client import Answer, ask
 from penstock.testing.sim.clock import SimClock
 from penstock.testing.sim.crash import Crashed
@@ -35,6 +36,7 @@ from penstock.testing.sim.loop import VirtualLoop
 from penstock.testing.sim.mount import Mount
 from penstock.testing.sim.network import SimNetwork, SimTransport
 from penstock.testing.sim.offload import SimOffload
+from penstock.testing.sim.s3 import SimS3, SimS3Stores
 from penstock.testing.sim.trace import Trace
 
 T = TypeVar("T")
@@ -42,6 +44,7 @@ T = TypeVar("T")
 FOLDER = "/data"
 ACCOUNT_ID = "5" * 32
 TOKEN = "simulated-token"
+SECRET_KEY = SecretKey("5" * 8, b"simulated secret key of 32 bytes")
 
 #: A dead executor is there again after this time.
 _RESTART_MS = 50
@@ -83,6 +86,8 @@ class SimMachine:
         self.disk = SimDisk(seeded_rng(f"{seed}/disk"), self.settings.disk_bytes)
         self.network = SimNetwork(seeded_rng(f"{seed}/network"), loop)
         self.store = StoreFaults()
+        #: Buckets elsewhere, and what is wrong with each.
+        self.s3 = SimS3(f"{FOLDER}/s3")
         #: Shortest and longest duration of work beside the loop, syncs among it.
         self.work_ms = (0.1, 2.0)
         #: What an executor said when it could make nothing durable any more.
@@ -251,9 +256,10 @@ class SimMachine:
         route = f"/client/v4/accounts/{ACCOUNT_ID}{path}"
         return await self.request(slot, method, route, content, {"authorization": f"Bearer {TOKEN}"})
 
-    def bucket(self, name: str) -> dict[str, bytes]:
-        """The objects of a bucket by key, as they are on the disk."""
-        folder = f"{FOLDER}/buckets/{name}/"
+    def bucket(self, name: str, endpoint: str | None = None) -> dict[str, bytes]:
+        """The objects of a bucket by key, as they are on the disk: of this machine, or at an endpoint."""
+        root = f"{FOLDER}/buckets" if endpoint is None else self.s3.root(endpoint)
+        folder = f"{root}/{name}/"
         return {path.removeprefix(folder): content for path, content in self.disk.files(folder).items()}
 
 
@@ -290,6 +296,7 @@ class SimExecutor:
         tasks.create_task(relay.run())
         self._transport = transport = machine.network.transport(self.slot, tasks)
         folders = FolderStore(self.mount, self.offload, f"{FOLDER}/buckets", f"{FOLDER}/unfinished")
+        secrets = Secrets([SECRET_KEY], self._rng)
         ports = Ports(
             clock=machine.clock,
             rng=self._rng,
@@ -298,6 +305,8 @@ class SimExecutor:
             relay=relay,
             transport=transport,
             buckets=FaultyStore(folders, machine.clock, self._rng, machine.store),
+            s3=SimS3Stores(machine.s3, self.mount, self.offload, machine.clock, self._rng, secrets),
+            secrets=secrets,
         )
         node = Node(
             ports,

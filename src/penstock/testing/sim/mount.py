@@ -18,7 +18,7 @@ from typing import Any
 
 import apsw
 
-from penstock.storage.disk import WalFile
+from penstock.storage.disk import ReadFile, WalFile
 from penstock.testing.sim.crash import Crashed
 from penstock.testing.sim.disk import Inode, SimDisk
 
@@ -115,6 +115,9 @@ class Mount:
         self.disk.sync_dir(path)
 
     def open_wal(self, path: str) -> WalFile:
+        return _SimWalFile(self, self._inode(path))
+
+    def open_read(self, path: str) -> ReadFile:
         return _SimWalFile(self, self._inode(path))
 
     def harden(self, path: str) -> None:
