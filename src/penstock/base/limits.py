@@ -36,6 +36,8 @@ class Limits:
     inflight_bytes_max: int = 64 * MIB
     #: Accepted bytes that are not in a file yet, per shard. It bounds the disk that a dead sink can fill.
     undelivered_bytes_max: int = 4 * GIB
+    #: Likewise of all shards of an executor; once it is used up, pipelines over their fair share are refused.
+    executor_undelivered_bytes_max: int = 16 * GIB
     #: Ingestion and requests to objects stop (507) when the file system has less than this free, so that sealing,
     #: delivering and freeing, which need a little room themselves, still work.
     disk_reserve_bytes: int = 256 * MIB
@@ -145,6 +147,19 @@ STREAM_CHUNK_BYTES_MAX = 64 * KIB
 #: Files of a sink are retried for ever, with this backoff: no number of failures makes data worthless.
 SINK_RETRY_BASE_MS = 500
 SINK_RETRY_MAX_MS = 60_000
+#: A bucket that is not there, or a key that does not open it, is looked at again this often at the least.
+SINK_PAUSED_RETRY_MS = 60_000
+#: The longest time that a refused client is told to wait.
+RETRY_AFTER_S_MAX = 300
+#: What a shard's ledger keeps, some 300 bytes each: half a year of a file every three minutes.
+LEDGER_SEGMENTS_MAX = 100_000
+#: Files that wait for their bucket on the local disk are written and read in pieces of this size. One segment may
+#: have as many of them in memory as it has partitions.
+SPOOL_PIECE_BYTES = 256 * KIB
+#: Partitions that the records of one segment may choose: more files at once would hold as many buffers.
+PARTITIONS_PER_SEGMENT_MAX = 256
+#: What a dead letter says of its reason.
+DEAD_DETAIL_LENGTH_MAX = 1_000
 #: A sealed range is read and compressed in pieces of about this size, so memory does not grow with the file.
 READ_CHUNK_BYTES = 1 * MIB
 #: Buckets elsewhere. The longest host name has 253 characters; the others are several times what is in use: keys of
@@ -170,6 +185,11 @@ BATCH_SECONDS_MAX_RANGE = (0.25, 300.0)
 BATCH_RECORDS_MAX_DEFAULT = 10_000_000
 BATCH_RECORDS_MAX_RANGE = (1, 10_000_000)
 PREFIX_LENGTH_MAX = 512
+#: Templates of a file's folder and name, and the name of the field that records are partitioned by.
+TEMPLATE_LENGTH_MAX = 256
+FIELD_NAME_LENGTH_MAX = 256
+#: Transforms of one pipeline, one after the other.
+TRANSFORMS_MAX = 8
 LIST_PER_PAGE_MAX = 100
 
 #: Pipelines whose plan one executor keeps in memory. A miss costs one call to the coordinator.

@@ -1,9 +1,9 @@
 """When to refuse records that could be stored, so that nobody's backlog harms another. Pure.
 
-Accepted bytes that are in no file yet have three budgets: the shard's, the pipeline's (divided among its shards) and
-the executor's, which all pipelines share. While the executor's is not used up, a pipeline may take what its own two
-allow. Once it is, only those over their fair share are refused: so a pipeline whose bucket is down fills what the
-others leave, and never keeps a quiet one from storing a record.
+Accepted bytes that are in no file yet have three budgets: the shard's, the pipeline's (divided among its shards)
+and the executor's, which all pipelines share. While the executor's is not used up, a pipeline may take what its own
+two allow. Once it is, only those over their fair share are refused: so a pipeline whose bucket is down fills what
+the others leave, and never keeps a quiet one from storing a record.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Rate:
 
 
 def retry_after_s(over_bytes: int, rate: Rate, wait_ms: int = 0) -> int:
-    """When a refused client should come again: when as much as it was too much has gone out, and not before the bucket
-    is tried again in `wait_ms`."""
+    """When a refused client should come again: when as much as it was too much has gone out, and not before the
+    bucket is tried again in `wait_ms`."""
     drain_s = over_bytes / rate.bytes_per_s if rate.bytes_per_s > 0 else RETRY_AFTER_S_MAX / 10
     return max(1, min(RETRY_AFTER_S_MAX, round(max(drain_s, wait_ms / 1000))))

@@ -58,7 +58,7 @@ class Buffer:
         self.first_pending_ms = self.received_ms(self.sealed.sequence + 1)
 
     @property
-    def bytes(self) -> int:
+    def size_bytes(self) -> int:
         """Of all rows there are."""
         return self.end.byte - self.freed.byte
 
@@ -67,7 +67,9 @@ class Buffer:
         """What waits for a file, if anything does."""
         if self.first_pending_ms is None:
             return None
-        return Pending(self.first_pending_ms, self.end.record - self.sealed.record, self.end.byte - self.sealed.byte)
+        return Pending(
+            self.first_pending_ms, self.end.record - self.sealed.record, self.end.byte - self.sealed.byte
+        )
 
     def mark_after(self, sequence: int) -> Mark:
         row = self._sql.exec(
@@ -96,8 +98,8 @@ class Buffer:
             self.first_pending_ms = now_ms
 
     def last_row_of_next_file(self, rolling: Rolling) -> int:
-        """The first pending row with which the file is full, or the last one of its partition. Totals and times only
-        grow from row to row, so each is found by bisection, at some twenty look-ups for a million rows."""
+        """The first pending row with which the file is full, or the last one of its partition. Totals and times
+        only grow from row to row, so each is found by bisection, at some twenty look-ups for a million rows."""
         assert self.first_pending_ms is not None
         first, last = self.sealed.sequence + 1, self.end.sequence
 

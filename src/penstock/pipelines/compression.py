@@ -62,5 +62,3 @@ def decompress(content: bytes, compression: Compression) -> bytes:
         return plain
     inflated: bytes = isal_zlib.decompress(content, _WBITS[compression])
     return inflated
-
-

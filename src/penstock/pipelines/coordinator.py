@@ -1,7 +1,7 @@
 """The head of one pipeline: its settings, its generations with their shards, its plan.
 
-Each change of settings makes a new **generation** with shards of its own, so a record's file is made by the settings
-that it came under. A generation goes through
+Each change of settings makes a new **generation** with shards of its own, so a record's file is made by the
+settings that it came under. A generation goes through
 
     OPENING     its shards are being told their settings; the one before still takes records
     ACTIVE      the plan names its shards
@@ -9,8 +9,8 @@ that it came under. A generation goes through
     DRAINED     the last byte is in the bucket; what is left is the ledger
 
 What is to be is stored first, then every shard is told; an alarm set in the same transaction finishes that if the
-process dies in between. Losing the coordinator stops changes, never ingestion: brokers have the plan, shards deliver
-by themselves.
+process dies in between. Losing the coordinator stops changes, never ingestion: brokers have the plan, shards
+deliver by themselves.
 """
 
 from __future__ import annotations
@@ -101,6 +101,8 @@ class Coordinator(DurableObject[PipelineEnv]):
         super().__init__(ctx, env)
         self._sql = SystemSql(ctx.storage)
         self._sql.exec(_TABLES)
+        #: What the shards said of themselves lately, and when (not of the wall clock).
+        self._loads: dict[str, tuple[ShardLoad, int]] = {}
 
     # -- what can be asked --------------------------------------------------------------------------------
 
@@ -145,7 +147,8 @@ class Coordinator(DurableObject[PipelineEnv]):
         ]
 
     async def shards(self, *, drained: bool = False) -> list[ShardDescription]:
-        """The shards with what they say of themselves; those that are drained only if asked for. Raises `NotFound`."""
+        """The shards with what they say of themselves; those that are drained only if asked for. Raises
+        `NotFound`."""
         self._newest()
         rows = self._sql.exec(
             "SELECT name, version, state FROM shards WHERE ?1 OR state < ?2 ORDER BY version, position",
@@ -171,9 +174,9 @@ class Coordinator(DurableObject[PipelineEnv]):
         return self.describe()
 
     async def update(self, settings: PipelineSettings, code_version: str) -> PipelineDescription:
-        """Go on with other settings, in a new generation. What the one before holds goes where its own settings say;
-        but if only the key to the same bucket is new, that holds for what waits as well. Settings that are as they
-        were change nothing. Raises `NotFound`."""
+        """Go on with other settings, in a new generation. What the one before holds goes where its own settings
+        say; but if only the key to the same bucket is new, that holds for what waits as well. Settings that are as
+        they were change nothing. Raises `NotFound`."""
         current, version = self._newest()
         if settings != current or code_version != self._code_version(version):
             self._add_generation(settings, code_version)
@@ -215,8 +218,8 @@ class Coordinator(DurableObject[PipelineEnv]):
             self._wake_soon()
 
     async def heartbeat(self, load: ShardLoad) -> None:
-        """A shard of the active generation says how busy it is; the number of shards follows, unless the settings fix
-        it."""
+        """A shard of the active generation says how busy it is; the number of shards follows, unless the settings
+        fix it."""
         version = self._active
         if self._deleted or not version or self._settings_of(version).shards is not None:
             return
@@ -227,7 +230,7 @@ class Coordinator(DurableObject[PipelineEnv]):
         self._loads = {name: seen for name, seen in self._loads.items() if name in names}
         self._loads[load.shard] = (load, now_ms)
         wanted = wanted_shards(
-            [seen for seen in self._loads.values()], len(names), shard_count(None, self.env.executors), now_ms
+            list(self._loads.values()), len(names), shard_count(None, self.env.executors), now_ms
         )
         if wanted != len(names):
             self._resize(version, wanted)
@@ -289,11 +292,15 @@ class Coordinator(DurableObject[PipelineEnv]):
 
     def _add_shard(self, version: int, position: int) -> None:
         name = shard_name(self.ctx.name, version, position, self.env.executors)
-        self._sql.exec("INSERT INTO shards VALUES (?1, ?2, ?3, ?4, 0)", name, version, position, int(ShardState.OPEN))
+        self._sql.exec(
+            "INSERT INTO shards VALUES (?1, ?2, ?3, ?4, 0)", name, version, position, int(ShardState.OPEN)
+        )
 
     def _reconnect_older(self, settings: PipelineSettings) -> None:
         """A new key to the same bucket is for those too who could not get into it with the old one."""
-        for version, text in self._sql.exec("SELECT version, settings FROM generations WHERE drained_ms IS NULL").to_list():
+        for version, text in self._sql.exec(
+            "SELECT version, settings FROM generations WHERE drained_ms IS NULL"
+        ).to_list():
             older = json.decode(text, type=PipelineSettings)
             if older.s3 == settings.s3 or not _same_bucket(older, settings):
                 continue
@@ -324,8 +331,8 @@ class Coordinator(DurableObject[PipelineEnv]):
         self.ctx.storage.set_alarm(self.ctx.clock.now_ms() + _PUSH_RETRY_MS)
 
     async def _push(self) -> None:
-        """Tell every shard what it does not know yet: first the settings of those that are to take records, and only
-        then close those that they replace, so that there is always somebody to take them."""
+        """Tell every shard what it does not know yet: first the settings of those that are to take records, and
+        only then close those that they replace, so that there is always somebody to take them."""
         self._wake_soon()
         newest = self._versions()
         await self._tell("version = ?1 AND state = 0", newest)

@@ -35,7 +35,13 @@ _decoder = msgspec.json.Decoder(DeadLetter)
 
 
 def dead_letter_line(
-    record: bytes, reason: str, detail: str, pipeline_version: int, received_ms: int, transform: str, code_version: str
+    record: bytes,
+    reason: str,
+    detail: str,
+    pipeline_version: int,
+    received_ms: int,
+    transform: str,
+    code_version: str,
 ) -> bytes:
     """A line, with its newline."""
     received_at = datetime.fromtimestamp(received_ms / 1000, UTC).isoformat(timespec="milliseconds")

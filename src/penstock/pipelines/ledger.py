@@ -1,8 +1,8 @@
 """A shard's ledger: which rows went into which files.
 
 A *segment* is a range of rows that was sealed together. Its records are in one file or, when the records themselves
-say where they belong or a transform changed them, in several, and those that could not be delivered in a dead-letter
-file. A segment goes through its states in order, each change in one transaction:
+say where they belong or a transform changed them, in several, and those that could not be delivered in a
+dead-letter file. A segment goes through its states in order, each change in one transaction:
 
     SEALED      its range and its ULID are fixed
     PREPARED    its files are fixed: their keys, and where their bytes come from
@@ -118,7 +118,9 @@ class LedgerPage(Struct, frozen=True):
     more: bool
 
 
-_SEGMENT = "ulid, state, first_sequence, last_sequence, first_record, records, bytes, received_ms, sealed_ms, delivered_ms"
+_SEGMENT = (
+    "ulid, state, first_sequence, last_sequence, first_record, records, bytes, received_ms, sealed_ms, delivered_ms"
+)
 _FILE = "segment, key, kind, records, bytes, spool, delivered, size_bytes, sha256, replayed_ms"
 
 
@@ -150,7 +152,17 @@ class Ledger:
         s = segment
         self._sql.exec(
             f"INSERT INTO segments ({_SEGMENT}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, NULL)",
-            *(s.ulid, int(s.state), s.first, s.last, s.first_record, s.records, s.bytes, s.received_ms, s.sealed_ms),
+            *(
+                s.ulid,
+                int(s.state),
+                s.first,
+                s.last,
+                s.first_record,
+                s.records,
+                s.bytes,
+                s.received_ms,
+                s.sealed_ms,
+            ),
         )
         self._segments += 1
         self._add_files(files)
@@ -204,13 +216,13 @@ class Ledger:
         return LedgerPage(segments, files, len(rows) > limit)
 
     def dead_files(self, since_ms: int, after: str, limit: int) -> Sequence[LedgerFile]:
-        """Dead-letter files of segments sealed since `since_ms`, whose ULID is above `after`, that are in the bucket
-        and were not sent again."""
+        """Dead-letter files of segments sealed since `since_ms`, whose ULID is above `after`, that are in the
+        bucket and were not sent again."""
         rows = self._sql.exec(
             f"SELECT {', '.join('f.' + name for name in _FILE.split(', '))}"
             " FROM files AS f JOIN segments AS s ON s.ulid = f.segment"
-            " WHERE f.segment > ?1 AND f.kind = 'dead' AND f.delivered AND f.replayed_ms IS NULL AND s.sealed_ms >= ?2"
-            " ORDER BY f.segment LIMIT ?3",
+            " WHERE f.segment > ?1 AND f.kind = 'dead' AND f.delivered AND f.replayed_ms IS NULL AND s.sealed_ms >=
+            ?2" " ORDER BY f.segment LIMIT ?3",
             *(after, since_ms, limit),
         )
         return [_file(row) for row in rows]

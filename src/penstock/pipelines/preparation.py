@@ -1,8 +1,8 @@
 """From the rows of a segment to its files, when the records choose their file or a transform changes them.
 
 What a user's function gives may be different each time, so it is asked once: the files are made on the local disk,
-made durable, and then recorded in one transaction. From there on they are delivered as often as it takes, always the
-same. An attempt that was cut short before the record leaves nothing that anybody has seen, and is made anew.
+made durable, and then recorded in one transaction. From there on they are delivered as often as it takes, always
+the same. An attempt that was cut short before the record leaves nothing that anybody has seen, and is made anew.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from penstock.pipelines.transforms import Transforms
 TimeFormat = Literal["rfc3339", "unix_s", "unix_ms"]
 
 #: The years that a path can tell.
-_TIME_MS_RANGE = range(0, 253_402_300_800_000)
+_TIME_MS_RANGE = range(253_402_300_800_000)
 
 
 class PartitionTime(Struct, frozen=True, forbid_unknown_fields=True):
@@ -61,7 +61,8 @@ async def prepare(
     spool: Spool,
     beside: Callable[[Callable[[], None]], Awaitable[None]],
 ) -> Sequence[LedgerFile]:
-    """Make the segment's files in the spool, of its NDJSON in `pieces`; durable on return. `beside` runs what blocks.
+    """Make the segment's files in the spool, of its NDJSON in `pieces`; durable on return. `beside` runs what
+    blocks.
 
     Raises `Unavailable` when a transform cannot be run now, `NotFound` when it is not in the application any more,
     `StorageFull`."""
@@ -216,7 +217,7 @@ class _TimeReader:
         self._decoder = msgspec.json.Decoder(record)
 
     def __call__(self, line: bytes) -> int | str:
-        raw = self._decoder.decode(line).value
+        raw: msgspec.Raw | msgspec.UnsetType = getattr(self._decoder.decode(line), "value")  # noqa: B009
         if raw is msgspec.UNSET:
             return f"The record has no field {self._time.field!r}."
         try:
@@ -224,7 +225,8 @@ class _TimeReader:
         except (ValueError, OverflowError, TypeError):
             at_ms = None
         if at_ms is None or at_ms not in _TIME_MS_RANGE:
-            return f"{self._time.field!r} is no time in the format {self._time.format}, or not of the years 1970 to 9999."
+            return f"{self._time.field!r} is no time in the format {self._time.format}, or not of the years 1970 to
+            9999."
         return at_ms
 
     def _milliseconds(self, value: object) -> int | None:

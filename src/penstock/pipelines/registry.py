@@ -39,7 +39,7 @@ class Registry(DurableObject[PipelineEnv]):
             " PRIMARY KEY (account, name)) STRICT"
         )
 
-    async def create(self, account: str, settings: PipelineSettings) -> PipelineDescription:
+    async def create(self, account: str, settings: PipelineSettings, code_version: str) -> PipelineDescription:
         """Make a pipeline: reserve its name and an id, let its coordinator store the settings, confirm. Raises
         `Conflict` when the name is taken. An attempt that was cut short is taken up by the next."""
         name = settings.name
@@ -54,7 +54,7 @@ class Registry(DurableObject[PipelineEnv]):
         self._creating.add((account, name))
         try:
             coordinator = self.ctx.namespace("Coordinator").get_by_name(id)
-            description: PipelineDescription = await coordinator.create(settings)
+            description: PipelineDescription = await coordinator.create(settings, code_version)
         finally:
             self._creating.discard((account, name))
         self._sql.exec("UPDATE pipelines SET confirmed = 1 WHERE id = ?1", id)

@@ -1,8 +1,8 @@
 """When a file is due, and what goes into it. Pure functions of (pending, now).
 
-A file is due at the first of: so many bytes, so many records, so many seconds after its first record, the end of the
-partition (an hour, UTC, by default) in which its first record came. The last keeps the partition `hr=HH` true: it
-holds what came in that hour and nothing else.
+A file is due at the first of: so many bytes, so many records, so many seconds after its first record, the end of
+the partition (an hour, UTC, by default) in which its first record came. The last keeps the partition `hr=HH` true:
+it holds what came in that hour and nothing else.
 """
 
 from __future__ import annotations

@@ -30,9 +30,9 @@ HEALTHY = SinkHealth()
 
 
 def after_failure(health: SinkHealth, error: Exception, now_ms: int, fraction: float) -> SinkHealth:
-    """What no waiting heals pauses the delivery: a key that opens nothing, a bucket that is not there. It is looked at
-    once in a while all the same, so that nobody has to tell us when it has been put right. Everything else is tried
-    again soon, and for ever: no number of failures makes records worthless."""
+    """What no waiting heals pauses the delivery: a key that opens nothing, a bucket that is not there. It is looked
+    at once in a while all the same, so that nobody has to tell us when it has been put right. Everything else is
+    tried again soon, and for ever: no number of failures makes records worthless."""
     failures = health.failures + 1
     text = error.message if isinstance(error, PenstockError) else repr(error)
     if isinstance(error, Forbidden | NotFound):

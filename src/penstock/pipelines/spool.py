@@ -48,12 +48,15 @@ class Spool:
         with translated_errors(path):
             if not self._disk.exists(full) or self._disk.size(full) != size_bytes:
                 raise Corrupt(f"{full} is missing or damaged: the file is not delivered. Restore it from a backup.")
-        offset = 0
-        while offset < size_bytes:
-            with translated_errors(path):
-                piece = self._disk.read_piece(full, offset, SPOOL_PIECE_BYTES)
-            yield piece
-            offset += len(piece)
+        with translated_errors(path):
+            file = self._disk.open_read(full)
+        try:
+            for offset in range(0, size_bytes, SPOOL_PIECE_BYTES):
+                with translated_errors(path):
+                    piece = file.read(offset, SPOOL_PIECE_BYTES)
+                yield piece
+        finally:
+            file.close()
 
     def remove(self, paths: list[str]) -> None:
         for path in paths:

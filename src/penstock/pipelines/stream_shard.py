@@ -5,17 +5,17 @@ A request's records are one row (`buffer.py`). From left to right a shard's rows
     freed          | delivered, being freed | sealed              | pending           | next row
     gone             a file holds them        a file is promised    waiting for a file
 
-**Sealing** is one transaction: it fixes a segment's range of rows, its ULID and, unless its records choose their file,
-the key, before the first byte of the file is made (`ledger.py`). Making and writing the file is then repeatable, and
-gives the same bytes under the same key, until a second transaction records that it was delivered. Whatever crash
-comes between, each record lands in exactly one file.
+**Sealing** is one transaction: it fixes a segment's range of rows, its ULID and, unless its records choose their
+file, the key, before the first byte of the file is made (`ledger.py`). Making and writing the file is then
+repeatable, and gives the same bytes under the same key, until a second transaction records that it was delivered.
+Whatever crash comes between, each record lands in exactly one file.
 
 The alarm is the only driver: whoever finds that a file is due, or may become due, sets it; `alarm()` seals,
 delivers and frees until nothing is left to do now, and sets it for the next time. So a shard that lost its
 process goes on by itself.
 
-A shard belongs to one generation of its pipeline, with one set of settings. When it is closed it delivers what it has
-at once and tells the coordinator when its last byte is in the bucket.
+A shard belongs to one generation of its pipeline, with one set of settings. When it is closed it delivers what it
+has at once and tells the coordinator when its last byte is in the bucket.
 """
 
 from __future__ import annotations
@@ -157,10 +157,8 @@ class StreamShard(DurableObject[PipelineEnv]):
     def _refuse_if_full(self, size: int) -> None:
         limits = self.env.limits
         assert self._config is not None
-        backlog = self.env.statistics.backlog(self._config.pipeline, self._buffer.bytes)
-        over = exceeded(
-            backlog, Budgets(limits.undelivered_bytes_max, limits.executor_undelivered_bytes_max), size
-        )
+        backlog = self.env.statistics.backlog(self._config.pipeline, self._buffer.size_bytes)
+        over = exceeded(backlog, Budgets(limits.undelivered_bytes_max, limits.executor_undelivered_bytes_max), size)
         if over is None:
             return
         budget, over_bytes = over
@@ -198,8 +196,8 @@ class StreamShard(DurableObject[PipelineEnv]):
                 self._set_next_alarm()
 
     def discard(self) -> None:
-        """Take no more records and forget those that are in no file yet. (A file that is being uploaded right now may
-        still appear.)"""
+        """Take no more records and forget those that are in no file yet. (A file that is being uploaded right now
+        may still appear.)"""
         if self._discarded:
             return
         self._discarded = self._closed = True
@@ -221,7 +219,7 @@ class StreamShard(DurableObject[PipelineEnv]):
         buffer, health = self._buffer, self._health
         return ShardStatus(
             backlog_records=buffer.end.record - buffer.freed.record,
-            backlog_bytes=buffer.bytes,
+            backlog_bytes=buffer.size_bytes,
             oldest_ms=buffer.received_ms(buffer.freed.sequence + 1),
             accepted_requests=buffer.end.sequence,
             accepted_records=buffer.end.record,
@@ -269,7 +267,7 @@ class StreamShard(DurableObject[PipelineEnv]):
                 self._note_failure(segment, error)
                 return
         if self._discarded:
-            await self._free_rows(self._buffer.end.sequence, self._buffer.bytes)
+            await self._free_rows(self._buffer.end.sequence, self._buffer.size_bytes)
         if self._is_empty_for_good:
             await self._report_drained()
 
@@ -330,7 +328,7 @@ class StreamShard(DurableObject[PipelineEnv]):
         buffer.seal(end.sequence)
 
     async def _deliver(self, segment: Segment) -> None:
-        """Make and write the segment's files, then record it. Uploads wait at the output gate for what was written."""
+        """Make and write the segment's files, then record it. Uploads wait at the output gate."""
         config = self._config
         assert config is not None
         if segment.state is State.SEALED:
@@ -412,7 +410,7 @@ class StreamShard(DurableObject[PipelineEnv]):
     # -- what is noted ------------------------------------------------------------------------------------
 
     def _note_failure(self, segment: Segment | None, error: Exception) -> None:
-        """Something could not be sealed or delivered. Meanwhile the budget of undelivered bytes stops what comes in."""
+        """Something could not be sealed or delivered. Meanwhile the budgets stop what comes in."""
         now_ms = self.ctx.clock.now_ms()
         self._health = after_failure(self._health, error, now_ms, self.ctx.rng.random())
         self._note_pause(self._health.pause)
@@ -439,7 +437,12 @@ class StreamShard(DurableObject[PipelineEnv]):
         else:
             statistics.delivered_records += file.records
         log.info(
-            "file_delivered", bucket=config.bucket, key=file.key, records=file.records, bytes=size_bytes, kind=file.kind
+            "file_delivered",
+            bucket=config.bucket,
+            key=file.key,
+            records=file.records,
+            bytes=size_bytes,
+            kind=file.kind,
         )
 
     def _note_pause(self, pause: Pause | None) -> None:
@@ -447,7 +450,7 @@ class StreamShard(DurableObject[PipelineEnv]):
 
     def _note_backlog(self) -> None:
         if self._config is not None:
-            self.env.statistics.note_backlog(self._config.pipeline, self.ctx.name, self._buffer.bytes)
+            self.env.statistics.note_backlog(self._config.pipeline, self.ctx.name, self._buffer.size_bytes)
 
 
 def _digested(digest: Digest, content: Callable[[], Iterable[bytes]]) -> Iterator[bytes]:

@@ -24,7 +24,9 @@ from penstock.pipelines.broker import Broker
 from penstock.pipelines.coordinator import Coordinator
 from penstock.pipelines.environment import PipelineEnv, PipelineStatistics
 from penstock.pipelines.registry import Registry
+from penstock.pipelines.spool import Spool
 from penstock.pipelines.stream_shard import StreamShard
+from penstock.pipelines.transforms import NoTransforms, Transforms
 from penstock.storage.disk_guard import DiskGuard
 from penstock.storage.ports import Ports
 from penstock.storage.relay import RelayStatistics
@@ -33,6 +35,7 @@ from penstock.storage.relay import RelayStatistics
 OWN_CLASSES = (Registry, Coordinator, StreamShard)
 OWN_NAMES = tuple(cls.__name__ for cls in OWN_CLASSES)
 
+NO_TRANSFORMS = NoTransforms()
 #: A sibling's request for metrics. A call to an object is a msgpack array and never starts like this.
 _METRICS = b"metrics"
 
@@ -55,6 +58,7 @@ class Node:
         on_fatal: Callable[[PenstockError], None],
         application: Application = NO_APPLICATION,
         namespaces: Mapping[str, str] | None = None,
+        transforms: Transforms = NO_TRANSFORMS,
     ) -> None:
         self._ports = ports
         self._slot = slot
@@ -72,7 +76,14 @@ class Node:
             on_fatal=on_fatal,
             wal_bytes_max=limits.wal_bytes_max,
         )
-        env = PipelineEnv(limits, executors, self.statistics)
+        env = PipelineEnv(
+            limits,
+            executors,
+            self.statistics,
+            transforms,
+            Spool(ports.disk, f"{folder}/spool"),
+            ports.offload,
+        )
         for cls in OWN_CLASSES:
             self.runtime.register(cls, env, internal=True)
         for user_class in application.classes:
@@ -88,7 +99,7 @@ class Node:
         )
         endpoints = [
             *OperationRoutes(lambda: self._ready, self._metrics).endpoints,
-            *PipelineRoutes(self.runtime, limits).endpoints,
+            *PipelineRoutes(self.runtime, transforms, limits).endpoints,
             *NamespaceRoutes(self.runtime, self.inspection, application, limits).endpoints,
         ]
         self.app = App(self.ingest, self.objects, Control(endpoints, authenticator, ports.clock, ids))

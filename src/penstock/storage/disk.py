@@ -74,6 +74,14 @@ class Disk(Protocol):
         size. A crash half-way leaves a partial file: write to a temporary name, then `rename`."""
         ...
 
+    def append(self, path: str, data: bytes) -> None:
+        """Write `data` at the end of a file; durable after `sync`."""
+        ...
+
+    def sync(self, path: str) -> None:
+        """Return when every byte of the file is durable. After an `OSError` its bytes are not to be trusted."""
+        ...
+
     def rename(self, source: str, target: str) -> None:
         """Replace `target` by `source` in one step. Durable after `sync_dir` of the target's folder."""
         ...
@@ -225,6 +233,19 @@ class OsDisk:
                 size += len(chunk)
             os.fsync(fd)
             return size
+        finally:
+            os.close(fd)
+
+    def append(self, path: str, data: bytes) -> None:
+        with open(path, "ab", buffering=0) as file:
+            view = memoryview(data)
+            while view:
+                view = view[file.write(view) :]
+
+    def sync(self, path: str) -> None:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            _datasync(fd)
         finally:
             os.close(fd)
 

@@ -98,6 +98,13 @@ class Mount:
         self.disk.sync(inode)
         return size
 
+    def append(self, path: str, data: bytes) -> None:
+        inode = self._inode(path)
+        self.disk.write(inode, len(inode.content), data)
+
+    def sync(self, path: str) -> None:
+        self.disk.sync(self._inode(path))
+
     def rename(self, source: str, target: str) -> None:
         self.disk.rename(source, target)
 

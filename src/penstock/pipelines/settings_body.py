@@ -1,0 +1,323 @@
+"""A pipeline's settings as they come and go: the body of the control API (Cloudflare's legacy pipelines API).
+
+Every bound is part of a type, so the decoder finds a violation, and says where; what may stand there is said by us.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from penstock.base import limits
+from penstock.base.errors import Invalid
+from penstock.pipelines.layout import FILENAME_DEFAULT, FILEPATH_DEFAULT, Compression, template_problem
+from penstock.pipelines.preparation import PartitionTime
+from penstock.pipelines.settings import (
+    BatchHints,
+    BindingSource,
+    HttpSource,
+    PipelineSettings,
+    Source,
+    TransformRef,
+)
+from penstock.storage.connection import REGION_DEFAULT, S3Connection, S3Credentials, checked_region
+
+CODE_INVALID_NAME = 2
+CODE_INVALID_SETTINGS = 1012
+
+#: Endpoint, key, region, path style; raises `Invalid`.
+Connect = Callable[[str, S3Credentials, str, bool], S3Connection]
+
+_NAME = re.compile(r"[a-zA-Z0-9-]{1,128}")
+_NAME_RULE = f"must be 1 to {limits.PIPELINE_NAME_LENGTH_MAX} characters of a-z, A-Z, 0-9 and '-'"
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
+_NAME_PART = re.compile(r"[^/\x00-\x1f\x7f\\]+")
+
+
+class CompressionSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    type: Compression = "gzip"
+
+
+class Path(Struct, frozen=True, forbid_unknown_fields=True):
+    bucket: str
+    prefix: str = ""
+    #: Templates (`layout.py`).
+    filename: str | None = None
+    filepath: str | None = None
+
+
+class Credentials(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the bucket is, if not on this machine. The keys are write-only: an answer has none, and what is sent
+    without them keeps those that there are."""
+
+    endpoint: str
+    access_key_id: str | None = None
+    secret_access_key: str | None = None
+    region: str = REGION_DEFAULT
+    path_style: bool = True
+
+    def __repr__(self) -> str:
+        return "Credentials(...)"  # where a value is logged by mistake
+
+
+class Destination(Struct, frozen=True, forbid_unknown_fields=True):
+    path: Path
+    type: Literal["r2"] = "r2"
+    format: Literal["json"] = "json"
+    batch: BatchHints = BatchHints()
+    compression: CompressionSettings = CompressionSettings()
+    #: Not ours to know where it is left out: what was there stays. With null the bucket is a folder of this
+    #: machine.
+    credentials: Credentials | UnsetType | None = UNSET
+    #: Which field of a record tells the time of its partition; by default it is the time of its arrival.
+    partition_time: PartitionTime | None = None
+
+
+class Metadata(Struct, frozen=True, forbid_unknown_fields=True):
+    shards: Annotated[int, Meta(ge=1, le=limits.SHARDS_MAX)] | None = None
+
+
+class PipelineBody(Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of POST and PUT. A PUT may carry what a GET answered, so those fields are let pass."""
+
+    name: str
+    destination: Destination
+    metadata: Metadata = Metadata()
+    source: list[Source] = msgspec.field(default_factory=lambda: [HttpSource(), BindingSource()])
+    transforms: list[TransformRef] = []
+    id: Any = None
+    endpoint: Any = None
+    version: Any = None
+
+
+_decoder = msgspec.json.Decoder(PipelineBody)
+
+
+def _from_to(low: float, high: float) -> str:
+    return f"from {low:,g} to {high:,.0f}"
+
+
+#: What each field must be, in the words of an error. Places in a list are left out: `source.type`.
+_MUST_BE = {
+    "": "The pipeline's settings must be a JSON object.",
+    "name": _NAME_RULE,
+    "source": "must be a list of 'http', 'binding' or both, each an object with a type",
+    "source.type": "must be 'http' or 'binding'",
+    "source.format": "must be 'json'",
+    "source.authentication": "must be true or false",
+    "source.cors": "must be an object or null",
+    "source.cors.origins": "must be an empty list",
+    "transforms": f"must be a list of at most {limits.TRANSFORMS_MAX} objects with a name",
+    "transforms.name": "must be text",
+    "metadata": "must be an object",
+    "metadata.shards": f"must be a whole number {_from_to(1, limits.SHARDS_MAX)}, or null",
+    "destination": "must be an object",
+    "destination.type": "must be 'r2'",
+    "destination.format": "must be 'json'",
+    "destination.path": "must be an object with a bucket",
+    "destination.path.bucket": "must be text",
+    "destination.path.prefix": "must be text",
+    "destination.path.filename": "must be text or null",
+    "destination.path.filepath": "must be text or null",
+    "destination.partition_time": "must be an object or null",
+    "destination.partition_time.field": "must be text",
+    "destination.partition_time.format": "must be 'rfc3339', 'unix_s' or 'unix_ms'",
+    "destination.credentials": "must be an object or null",
+    "destination.credentials.endpoint": "must be the URL of an S3 server",
+    "destination.credentials.access_key_id": "must be text",
+    "destination.credentials.secret_access_key": "must be text",
+    "destination.credentials.region": "must be text",
+    "destination.credentials.path_style": "must be true or false",
+    "destination.batch": "must be an object",
+    "destination.batch.max_bytes": f"must be a whole number {_from_to(*limits.BATCH_BYTES_MAX_RANGE)}",
+    "destination.batch.max_duration_s": f"must be a number {_from_to(*limits.BATCH_SECONDS_MAX_RANGE)}",
+    "destination.batch.max_rows": f"must be a whole number {_from_to(*limits.BATCH_RECORDS_MAX_RANGE)}",
+    "destination.compression": "must be an object",
+    "destination.compression.type": "must be 'gzip', 'zstd', 'deflate' or 'none'",
+}
+#: What an object may have in it.
+_MAY_HAVE = {
+    "": "a pipeline may have name, source, transforms, metadata and destination",
+    "source": "'http' may have type, format, authentication and cors, 'binding' type and format",
+    "source.cors": "source.cors may have origins",
+    "metadata": "metadata may have shards",
+    "transforms": "a transform may have name",
+    "destination": "destination may have type, format, path, batch, compression, partition_time and credentials",
+    "destination.path": "destination.path may have bucket, prefix, filepath and filename",
+    "destination.partition_time": "destination.partition_time may have field and format",
+    "destination.credentials": (
+        "destination.credentials may have endpoint, access_key_id, secret_access_key, region and path_style"
+    ),
+    "destination.batch": "destination.batch may have max_bytes, max_duration_s and max_rows",
+    "destination.compression": "destination.compression may have type",
+}
+#: "Expected `int` <= 15 - at `$.metadata.shards`"; without a place it is the whole body.
+_DECODERS_WORDS = re.compile(r"(?P<problem>.*?)(?: - at `\$\.?(?P<place>[^`]*)`)?", re.DOTALL)
+_FIELD_PROBLEM = re.compile(r"Object (?P<kind>missing required|contains unknown) field `(?P<field>.*)`", re.DOTALL)
+
+
+def parse_settings(
+    body: bytes,
+    *,
+    connect: Connect,
+    transforms: Collection[str],
+    current: PipelineSettings | None = None,
+) -> PipelineSettings:
+    """Settings from a request's body; `current` are those that they replace. `connect` seals credentials and checks
+    them, `transforms` are those that there are. Raises `Invalid`, naming the field and the limit."""
+    try:
+        asked = _decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise _in_prose(str(error)) from error
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise Invalid(f"The body is not JSON ({_not_json(error)}).", code=CODE_INVALID_SETTINGS) from error
+    destination = asked.destination
+    path = destination.path
+    check_name(asked.name)
+    if not _BUCKET.fullmatch(path.bucket):
+        raise _invalid(
+            "destination.path.bucket",
+            "must be 3 to 63 characters of a-z, 0-9 and '-', and start and end with a letter or digit",
+        )
+    filepath, filename = _checked_templates(path)
+    if (time := destination.partition_time) is not None and not 1 <= len(
+        time.field
+    ) <= limits.FIELD_NAME_LENGTH_MAX:
+        raise _invalid(
+            "destination.partition_time.field", f"must be 1 to {limits.FIELD_NAME_LENGTH_MAX} characters"
+        )
+    _check_transforms(asked.transforms, transforms)
+    sources = [type(source) for source in asked.source]
+    if not sources or len(set(sources)) < len(sources):
+        raise _invalid("source", "must list 'http', 'binding' or both, each once")
+    if any(isinstance(source, HttpSource) and source.cors and source.cors.origins for source in asked.source):
+        raise _invalid("source.cors.origins", "is not available; leave it empty")
+    return PipelineSettings(
+        name=asked.name,
+        source=asked.source,
+        bucket=path.bucket,
+        prefix=_checked_prefix(path.prefix),
+        batch=destination.batch,
+        compression=destination.compression.type,
+        shards=asked.metadata.shards,
+        s3=_connection(destination.credentials, connect, current.s3 if current is not None else None),
+        filepath=filepath,
+        filename=filename,
+        partition_time=time,
+        transforms=asked.transforms,
+    )
+
+
+def _connection(
+    asked: Credentials | UnsetType | None, connect: Connect, current: S3Connection | None
+) -> S3Connection | None:
+    if asked is None:
+        return None
+    if isinstance(asked, UnsetType):
+        return current
+    field = "destination.credentials"
+    if asked.access_key_id is not None and asked.secret_access_key is not None:
+        return connect(
+            asked.endpoint,
+            S3Credentials(asked.access_key_id, asked.secret_access_key),
+            asked.region,
+            asked.path_style,
+        )
+    if asked.access_key_id is not None or asked.secret_access_key is not None:
+        raise _invalid(field, "must have both access_key_id and secret_access_key, or none of them")
+    if current is None or current.endpoint != asked.endpoint.rstrip("/"):
+        raise _invalid(field, "needs access_key_id and secret_access_key for this endpoint: no key is known for it")
+    return msgspec.structs.replace(
+        current, region=checked_region(asked.region, f"{field}.region"), path_style=asked.path_style
+    )
+
+
+def _checked_templates(path: Path) -> tuple[str, str]:
+    filepath = FILEPATH_DEFAULT if path.filepath is None else path.filepath.strip("/")
+    filename = FILENAME_DEFAULT if path.filename is None else path.filename
+    for field, text in (("filepath", filepath), ("filename", filename)):
+        parts = text.split("/") if text else []
+        if len(text) > limits.TEMPLATE_LENGTH_MAX or not all(map(_fits_as_name, parts)):
+            raise _invalid(
+                f"destination.path.{field}",
+                f"must be at most {limits.TEMPLATE_LENGTH_MAX} characters, with no empty part, no '.' or '..' as a "
+                "part, no backslash and no control characters",
+            )
+    problem = template_problem(filepath, filename)
+    if problem is not None:
+        raise _invalid(f"destination.path.{problem[0]}", problem[1])
+    return filepath, filename
+
+
+def _check_transforms(asked: list[TransformRef], known: Collection[str]) -> None:
+    if len(asked) > limits.TRANSFORMS_MAX:
+        raise _invalid("transforms", f"must be at most {limits.TRANSFORMS_MAX}")
+    for transform in asked:
+        if transform.name not in known:
+            there_are = ", ".join(sorted(known)) or "none: start the server with --app"
+            raise _invalid(
+                "transforms", f"names {transform.name[:64]!r}, which the application has not; it has {there_are}"
+            )
+
+
+def check_name(name: str) -> None:
+    """Raises `Invalid` unless `name` can be a pipeline's."""
+    if not _NAME.fullmatch(name):
+        raise Invalid(
+            f"name {_NAME_RULE}.",
+            code=CODE_INVALID_NAME,
+        )
+
+
+def _checked_prefix(prefix: str) -> str:
+    prefix = prefix.strip("/")
+    if not prefix:
+        return ""
+    parts_fit = all(map(_fits_as_name, prefix.split("/")))
+    if not parts_fit or len(prefix) > limits.PREFIX_LENGTH_MAX:
+        raise _invalid(
+            "destination.path.prefix",
+            f"must be at most {limits.PREFIX_LENGTH_MAX} characters, with parts of 1 to 255 bytes between slashes, "
+            "no '.' or '..' as a part, no backslash and no control characters",
+        )
+    return prefix
+
+
+def _fits_as_name(part: str) -> bool:
+    """Each part of a key becomes a folder's name: 255 bytes is what file systems take."""
+    fits = _NAME_PART.fullmatch(part) and part not in (".", "..") and not part.startswith("_dead")
+    return bool(fits) and len(part.encode("utf-8", "replace")) <= 255
+
+
+def _invalid(field: str, problem: str) -> Invalid:
+    return Invalid(f"{field} {problem}.", code=CODE_INVALID_SETTINGS)
+
+
+def _in_prose(text: str) -> Invalid:
+    """The decoder's error, naming the field and what it may be."""
+    words = _DECODERS_WORDS.fullmatch(text)
+    assert words is not None
+    # A list's element is `source[0]`. Which one it is hardly matters: there are two at most.
+    place = re.sub(r"\[[^]]*\]", "", words["place"] or "")
+    about = _FIELD_PROBLEM.fullmatch(words["problem"])
+    if about is None:
+        must_be = _MUST_BE.get(place, "is not valid")
+        return _invalid(place, must_be) if place else Invalid(must_be, code=CODE_INVALID_SETTINGS)
+    field = f"{place}.{about['field']}" if place else about["field"]
+    if about["kind"] == "missing required":
+        return _invalid(field, "is required")
+    return _invalid(field[:200], f"is not known; {_MAY_HAVE.get(place, 'leave it out')}")
+
+
+def _not_json(error: Exception) -> str:
+    match error:
+        case UnicodeDecodeError():
+            return "it is not UTF-8"
+        case RecursionError():
+            return "it is nested too deeply"
+    reason = str(error).removeprefix("JSON is malformed: ")
+    return reason[:1].lower() + reason[1:]
