@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from penstock.base.limits import Limits
+from penstock.pipelines.transforms import NoTransforms, Transforms
 
 
 @dataclass(slots=True)
@@ -24,3 +25,5 @@ class PipelineEnv:
     #: How many executors there are: a pipeline has a shard on each, unless its settings say how many.
     executors: int
     statistics: PipelineStatistics
+    #: The users' functions that a pipeline can run its records through.
+    transforms: Transforms = field(default_factory=NoTransforms)

@@ -25,6 +25,7 @@ from penstock.pipelines.coordinator import Coordinator
 from penstock.pipelines.environment import PipelineEnv, PipelineStatistics
 from penstock.pipelines.registry import Registry
 from penstock.pipelines.stream_shard import StreamShard
+from penstock.pipelines.transforms import Transforms
 from penstock.storage.disk_guard import DiskGuard
 from penstock.storage.ports import Ports
 from penstock.storage.relay import RelayStatistics
@@ -39,7 +40,7 @@ _METRICS = b"metrics"
 
 class Node:
     """`app` is the ASGI application, `answer` what siblings' requests are given to. `namespaces` are those of the
-    user's classes, where they are not called after their class."""
+    user's classes, where they are not called after their class. `transforms` run the application's functions."""
 
     def __init__(
         self,
@@ -55,6 +56,7 @@ class Node:
         on_fatal: Callable[[PenstockError], None],
         application: Application = NO_APPLICATION,
         namespaces: Mapping[str, str] | None = None,
+        transforms: Transforms,
     ) -> None:
         self._ports = ports
         self._slot = slot
@@ -72,7 +74,7 @@ class Node:
             on_fatal=on_fatal,
             wal_bytes_max=limits.wal_bytes_max,
         )
-        env = PipelineEnv(limits, executors, self.statistics)
+        env = PipelineEnv(limits, executors, self.statistics, transforms)
         for cls in OWN_CLASSES:
             self.runtime.register(cls, env, internal=True)
         for user_class in application.classes:

@@ -36,6 +36,7 @@ from penstock.testing.sim.mount import Mount
 from penstock.testing.sim.network import SimNetwork, SimTransport
 from penstock.testing.sim.offload import SimOffload
 from penstock.testing.sim.trace import Trace
+from penstock.testing.sim.transforms import SimTransforms, TransformFaults
 
 T = TypeVar("T")
 
@@ -83,6 +84,7 @@ class SimMachine:
         self.disk = SimDisk(seeded_rng(f"{seed}/disk"), self.settings.disk_bytes)
         self.network = SimNetwork(seeded_rng(f"{seed}/network"), loop)
         self.store = StoreFaults()
+        self.transforms = TransformFaults()
         #: Shortest and longest duration of work beside the loop, syncs among it.
         self.work_ms = (0.1, 2.0)
         #: What an executor said when it could make nothing durable any more.
@@ -311,6 +313,7 @@ class SimExecutor:
             on_fatal=partial(machine.on_fatal, self),
             application=machine.settings.application,
             namespaces=machine.settings.namespaces,
+            transforms=SimTransforms(machine.settings.application, machine.clock, self._rng, machine.transforms),
         )
         for cls in machine.settings.classes:
             node.runtime.register(cls)
