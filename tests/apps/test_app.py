@@ -75,7 +75,7 @@ def test_a_name_that_is_none_is_refused(name: Any) -> None:
 
 
 def test_the_decorator_without_a_name_says_how_it_is_written() -> None:
-    with pytest.raises(Invalid, match='needs a name; write @app.transform\\("name"\\) over: def function'):
+    with pytest.raises(Invalid, match=r'needs a name; write @app.transform\("name"\) over: def function'):
         App().transform(keep)  # type: ignore[arg-type]
 
 
@@ -106,11 +106,15 @@ def yielding(records: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     yield from records
 
 
+def nothing() -> list[dict[str, Any]]:
+    return []
+
+
 @pytest.mark.parametrize(
     ("function", "words"),
     [
         (yielding, "yields its records; it must return them as one list"),
-        (list, "must take one argument, the list of records"),
+        (nothing, "must take one argument, the list of records"),
         (lambda a, b: [], "must take one argument"),
         (lambda records, *, key: [], "must take one argument"),
         ("clean", "is no function: 'clean'"),
@@ -139,12 +143,16 @@ def test_an_error_in_a_registration_is_shown_with_the_users_lines_only(load_text
     with pytest.raises(Invalid) as refused:
         load_text(TEXT.replace('"clean"', '"c l"'), "app_named_badly")
     lines = refused.value.message.splitlines()
-    assert [line.strip() for line in lines if line.startswith("  File")][0].endswith('.py", line 5, in <module>')
+    assert next(line for line in lines if line.startswith("  File")).endswith('.py", line 5, in <module>')
     assert "apps/app.py" not in refused.value.message
     assert "The transform's name 'c l' must be" in lines[-1]
 
 
 def test_the_version_is_that_of_the_files_text(load_text: Load) -> None:
-    first, same, other = load_text(TEXT, "app_v1"), load_text(TEXT, "app_v2"), load_text(TEXT + "# more", "app_v3")
+    first, same, other = (
+        load_text(TEXT, "app_v1"),
+        load_text(TEXT, "app_v2"),
+        load_text(TEXT + "\n    # more", "app_v3"),
+    )
     assert len(first.version) == 12 and set(first.version) <= set("0123456789abcdef")
     assert first.version == same.version != other.version

@@ -30,8 +30,8 @@ log = structlog.get_logger("penstock.apps")
 
 
 class WorkerTransforms:
-    """Implements `penstock.pipelines.transforms.Transforms`. One worker for all of an executor's transforms, started
-    when it is needed, and again after it ended. Calls of several runs take turns."""
+    """Implements `penstock.pipelines.transforms.Transforms`. One worker for all of an executor's transforms,
+    started when it is needed, and again after it ended. Calls of several runs take turns."""
 
     def __init__(
         self, application: Application, tasks: asyncio.TaskGroup, clock: Clock, *, memory_bytes_max: int

@@ -1,8 +1,8 @@
 """The process in which users' functions run: `python -m penstock.apps.worker`, started by an executor.
 
 It can be ended at any moment: what it was doing is done again, or its records are dead letters. So a function that
-is slow, that crashes or that eats memory never harms the executor. Its life hangs on its standard input: when that is
-closed, the executor is dead or wants it to end.
+is slow, that crashes or that eats memory never harms the executor. Its life hangs on its standard input: when that
+is closed, the executor is dead or wants it to end.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ from penstock.apps.worker_messages import (
     NotStarted,
     Start,
     Started,
-    from_payload,
+    read_job,
+    read_start,
     to_frame,
 )
 from penstock.base.errors import Invalid
@@ -56,16 +57,16 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     payloads: SimpleQueue[bytes] = SimpleQueue()
     threading.Thread(target=_read_frames, args=(requests, payloads), daemon=True).start()
-    greeting, transforms, folder = _start(from_payload(payloads.get(), Start))
+    greeting, transforms, folder = _start(read_start(payloads.get()))
     _write(answers, to_frame(greeting))
     with asyncio.Runner() as runner:
         while True:
-            job = from_payload(payloads.get(), Job)
+            job = read_job(payloads.get())
             _write(answers, to_frame(_answer(job, transforms[job.transform], folder, runner)))
 
 
 def _take_pipes() -> tuple[int, int]:
-    """Keep standard input and output for ourselves. What the user's code prints goes where errors go: into the log."""
+    """Keep standard input and output for ourselves. What the user's code prints goes where errors go: to the log."""
     requests, answers = os.dup(0), os.dup(1)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)

@@ -6,14 +6,12 @@ A frame is 4 bytes with the length of what follows, big-endian, and that. The ex
 
 from __future__ import annotations
 
-from typing import Literal, TypeVar
+from typing import Literal
 
 import msgspec
 from msgspec import Struct
 
 from penstock.apps.source import AppSource
-
-T = TypeVar("T")
 
 HEADER_BYTES = 4
 
@@ -72,5 +70,10 @@ def to_frame(message: Struct) -> bytes:
     return len(payload).to_bytes(HEADER_BYTES, "big") + payload
 
 
-def from_payload(payload: bytes, type: type[T]) -> T:
-    return msgspec.msgpack.decode(payload, type=type)
+#: Each reads the payload of a frame, and raises `msgspec.DecodeError` for what is none of its messages.
+read_start = msgspec.msgpack.Decoder(Start).decode
+read_job = msgspec.msgpack.Decoder(Job).decode
+_greetings: msgspec.msgpack.Decoder[Greeting] = msgspec.msgpack.Decoder(Greeting)
+_answers: msgspec.msgpack.Decoder[Answer] = msgspec.msgpack.Decoder(Answer)
+read_greeting = _greetings.decode
+read_answer = _answers.decode

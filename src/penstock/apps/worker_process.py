@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import signal
 import sys
+from collections.abc import Callable
 from typing import TypeVar
 
 import structlog
@@ -14,11 +15,11 @@ from penstock.apps.output_lines import OutputLines
 from penstock.apps.worker_messages import (
     HEADER_BYTES,
     Answer,
-    Greeting,
     Job,
     NotStarted,
     Start,
-    from_payload,
+    read_answer,
+    read_greeting,
     to_frame,
 )
 from penstock.base.clock import Clock
@@ -72,7 +73,7 @@ class WorkerProcess:
         worker = cls(process, clock)
         tasks.create_task(worker._live())
         try:
-            greeting = await worker._ask(to_frame(start), Greeting, WORKER_START_MS_MAX)
+            greeting = await worker._ask(to_frame(start), read_greeting, WORKER_START_MS_MAX)
         except WorkerGone as gone:
             raise Unavailable(
                 f"The worker for transforms did not start: {gone.how}. The log has its words."
@@ -101,19 +102,19 @@ class WorkerProcess:
 
     async def call(self, job: Job) -> Answer:
         """Raises `WorkerGone`. If the caller is cancelled, the worker is killed: it would answer the wrong one."""
-        return await self._ask(to_frame(job), Answer, job.deadline_ms)
+        return await self._ask(to_frame(job), read_answer, job.deadline_ms)
 
     def kill(self) -> None:
         self._killed = True
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
 
-    async def _ask(self, frame: bytes, type: type[T], ms_max: int) -> T:
+    async def _ask(self, frame: bytes, read: Callable[[bytes], T], ms_max: int) -> T:
         asked_ms = self._clock.elapsed_ms()
         try:
             payload = await self._exchange(frame, ms_max + WORKER_OVERDUE_MS_MAX)
             if payload is not None:
-                return from_payload(payload, type)
+                return read(payload)
         except BaseException:
             self.kill()
             raise
@@ -181,7 +182,7 @@ class WorkerProcess:
                 self._exit_code = await self._process.wait()
                 self._ended.set()
                 if self._patience is not None:
-                    # Its end of the pipe may be held open by a process that it forked: nobody needs to wait for that.
+                    # Its end of the pipe may be held open by a process that it forked: no need to wait for that.
                     self._patience.reschedule(asyncio.get_running_loop().time())
                 await asyncio.wait([output], timeout=WORKER_LAST_WORDS_MS_MAX / 1000)
                 output.cancel()

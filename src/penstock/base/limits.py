@@ -192,8 +192,8 @@ TRANSFORM_BATCH_BYTES_MAX = 1 * MIB
 TRANSFORM_CALL_OUTPUT_BYTES_MAX = 16 * MIB
 TRANSFORM_OUTPUT_BYTES_MAX = 64 * MIB
 TRANSFORM_OUTPUT_GROWTH_MAX = 4
-#: Ends of the worker in one run after which no more lists are halved to find out which record it was: each costs the
-#: start of a process (about 0.3 s). Two records among 1,000 take 24 at most.
+#: Ends of the worker in one run after which no more lists are halved to find out which record it was: each costs
+#: the start of a process (about 0.3 s). Two records among 1,000 take 24 at most.
 TRANSFORM_DEATHS_MAX = 32
 #: What is kept of the reason why a record is dead.
 TRANSFORM_DETAIL_LENGTH_MAX = 1_000

@@ -55,8 +55,8 @@ class Transforms(Protocol):
         ...
 
     async def run(self, name: str, ndjson: bytes) -> TransformOutcome:
-        """Hand records, one a line, to a transform. It may call the function more than once with a record, and a run
-        that is made again gives the same only if the function does. What the function does wrong makes records
+        """Hand records, one a line, to a transform. It may call the function more than once with a record, and a
+        run that is made again gives the same only if the function does. What the function does wrong makes records
         dead, it raises nothing. Takes up to the transform's deadline for each list that it is cut into. Raises
         `NotFound`; `Unavailable` when the worker cannot be started, saying why, and nothing is dead by that."""
         ...

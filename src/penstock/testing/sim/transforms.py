@@ -1,4 +1,4 @@
-"""An application's transforms in the simulator: the functions run in line, and what a worker can do wrong is drawn."""
+"""Transforms in the simulator: the functions run in line, and what a worker can do wrong is drawn."""
 
 from __future__ import annotations
 
