@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from penstock.apps import Headers, Migration, Request, Response
+    from penstock.apps import App, Headers, Migration, Request, Response
     from penstock.base.errors import (
         Conflict,
         Forbidden,
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AlarmInfo",
+    "App",
     "Chunks",
     "Conflict",
     "Context",
@@ -69,7 +70,7 @@ __version__: str
 
 if not TYPE_CHECKING:
     _MODULES = {
-        "penstock.apps": ("Headers", "Migration", "Request", "Response"),
+        "penstock.apps": ("App", "Headers", "Migration", "Request", "Response"),
         "penstock.objects": (
             "AlarmInfo",
             "Chunks",

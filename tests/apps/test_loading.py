@@ -117,7 +117,12 @@ FETCH = "must be written as: async def fetch(self, request: Request) -> Response
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("x = 1", "It defines no public subclass of penstock.DurableObject."),
+        ("x = 1", "It defines no public subclass of penstock.DurableObject, and registers nothing with a penstock"),
+        ("from penstock import App\napp = App()", "registers nothing with a penstock.App."),
+        (
+            "from penstock import App\na = App()\nb = App()\nclass A(DurableObject): pass",
+            "It has more than one penstock.App (a and b); register everything with one.",
+        ),
         ("class Registry(DurableObject): pass", "has the name of one of Penstock's own (Registry, Coordinator)"),
         ("class Zähler(DurableObject): pass", "needs another name"),
         (f"class {'A' * 65}(DurableObject): pass", "needs another name"),

@@ -21,6 +21,7 @@ from penstock.base.errors import PenstockError
 from penstock.base.limits import Limits
 from penstock.base.rng import seeded_rng
 from penstock.http.auth import Account, token_hash
+from penstock.pipelines.transforms import NoTransforms
 from penstock.server.node import Node
 from penstock.storage.disk import OsDisk
 from penstock.storage.object_store import FolderStore
@@ -157,6 +158,7 @@ class Face:
                     tasks=tasks,
                     on_fatal=self._fatal,
                     application=self._application,
+                    transforms=NoTransforms(),
                 )
                 await self.node.start()
                 await self._stop.wait()

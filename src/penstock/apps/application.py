@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 import re
 import typing
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from penstock.apps.message import Request, Response
 from penstock.apps.migration import Migration
+from penstock.apps.source import AppSource, source_version
+from penstock.apps.transform import Transform
 from penstock.base.errors import Invalid
 from penstock.base.limits import CLASS_NAME_LENGTH_MAX
 from penstock.objects import DurableObject
@@ -24,16 +26,24 @@ _FETCH = "async def fetch(self, request: Request) -> Response"
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """`source` names it, for people. Make one with `checked`."""
+    """`source` names it, for people. `transforms` are by name. `origin` is the code that it was loaded from, None
+    if it was put together by hand. Make one with `checked`."""
 
     source: str
     classes: tuple[UserClass, ...] = ()
     env: Any = None
     migrations: tuple[Migration, ...] = ()
+    transforms: Mapping[str, Transform] = field(default_factory=dict)
+    origin: AppSource | None = None
 
     @property
     def class_names(self) -> set[str]:
         return {cls.__name__ for cls in self.classes}
+
+    @property
+    def version(self) -> str:
+        """Of the code: 12 hexadecimal digits, the same for the same text of the application's file."""
+        return source_version(b"" if self.origin is None else self.origin.text)
 
 
 NO_APPLICATION = Application("no application")

@@ -43,6 +43,9 @@ class Limits:
     disk_reserve_bytes: int = 256 * MIB
     #: An object's log is copied back into its database when it is larger than this.
     wal_bytes_max: int = WAL_BYTES_MAX_DEFAULT
+    #: The address space of each process that runs transforms, of which an executor has one; 0 is no limit. Well
+    #: above what such a process really uses: libraries reserve addresses that they never touch.
+    transform_memory_bytes_max: int = 4 * GIB
 
     def __post_init__(self) -> None:
         """Raises `Invalid` for what cannot hold."""
@@ -199,5 +202,36 @@ PLAN_TTL_MS = 30_000
 #: Before a request is refused because of a cached plan older than this, the plan is fetched again. It bounds what
 #: refused requests cost the coordinator to one call a second and executor.
 PLAN_DOUBT_MS = 1_000
+
+#: Transforms. A name stands in settings, metrics and dead letters.
+TRANSFORM_NAME_LENGTH_MAX = 64
+#: What one call of a transform may take. A longer one keeps all transforms of its executor waiting.
+TRANSFORM_DEADLINE_MS_DEFAULT = 10_000
+TRANSFORM_DEADLINE_MS_RANGE = (10, 300_000)
+#: Records of one call. More save little: a call costs about 0.2 ms beside what the function does.
+TRANSFORM_BATCH_RECORDS_MAX_DEFAULT = 1_000
+TRANSFORM_BATCH_RECORDS_MAX_RANGE = (1, 10_000)
+#: Bytes of one call's records, unless it is one record. As Python objects they take about ten times as much.
+TRANSFORM_BATCH_BYTES_MAX = 1 * MIB
+#: What one call may give, and what all calls of one run may give together, in memory; for a longer input a multiple
+#: of it. Records that make more are dead.
+TRANSFORM_CALL_OUTPUT_BYTES_MAX = 16 * MIB
+TRANSFORM_OUTPUT_BYTES_MAX = 64 * MIB
+TRANSFORM_OUTPUT_GROWTH_MAX = 4
+#: Ends of the worker in one run after which no more lists are halved to find out which record it was: each costs
+#: the start of a process (about 0.3 s). Two records among 1,000 take 24 at most.
+TRANSFORM_DEATHS_MAX = 32
+#: What is kept of the reason why a record is dead.
+TRANSFORM_DETAIL_LENGTH_MAX = 1_000
+#: The start of a worker, which imports the application: large libraries take seconds.
+WORKER_START_MS_MAX = 60_000
+#: A worker ends itself at the deadline; one that does not, stopped by a signal say, is killed this much later.
+WORKER_OVERDUE_MS_MAX = 5_000
+#: What was in the pipe of a worker that ended is there at once.
+WORKER_LAST_WORDS_MS_MAX = 1_000
+#: What a worker prints goes to the log: so many lines in an interval, each of so many characters.
+WORKER_LINES_MAX = 100
+WORKER_LINES_INTERVAL_MS = 10_000
+WORKER_LINE_LENGTH_MAX = 1_000
 
 EXECUTORS_MAX = 64

@@ -221,8 +221,8 @@ class Ledger:
         rows = self._sql.exec(
             f"SELECT {', '.join('f.' + name for name in _FILE.split(', '))}"
             " FROM files AS f JOIN segments AS s ON s.ulid = f.segment"
-            " WHERE f.segment > ?1 AND f.kind = 'dead' AND f.delivered AND f.replayed_ms IS NULL AND s.sealed_ms >=
-            ?2" " ORDER BY f.segment LIMIT ?3",
+            " WHERE f.segment > ?1 AND f.kind = 'dead' AND f.delivered AND f.replayed_ms IS NULL"
+            " AND s.sealed_ms >= ?2 ORDER BY f.segment LIMIT ?3",
             *(after, since_ms, limit),
         )
         return [_file(row) for row in rows]

@@ -225,8 +225,7 @@ class _TimeReader:
         except (ValueError, OverflowError, TypeError):
             at_ms = None
         if at_ms is None or at_ms not in _TIME_MS_RANGE:
-            return f"{self._time.field!r} is no time in the format {self._time.format}, or not of the years 1970 to
-            9999."
+            return f"{self._time.field!r} is no time in the format {self._time.format}, of the years 1970 to 9999."
         return at_ms
 
     def _milliseconds(self, value: object) -> int | None:

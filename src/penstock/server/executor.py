@@ -23,6 +23,7 @@ import structlog
 import uvicorn
 import uvloop
 
+from penstock.apps.transforms import WorkerTransforms
 from penstock.base.clock import SystemClock
 from penstock.base.errors import Fenced, PenstockError, StorageFull, Unavailable
 from penstock.base.rng import system_rng
@@ -188,6 +189,12 @@ def _build(place: ExecutorPlace, tasks: asyncio.TaskGroup) -> tuple[Node, UnixTr
         on_fatal=_fatal,
         application=place.settings.application,
         namespaces=place.namespaces,
+        transforms=WorkerTransforms(
+            place.settings.application,
+            tasks,
+            clock,
+            memory_bytes_max=place.settings.limits.transform_memory_bytes_max,
+        ),
     )
     return node, transport
 

@@ -26,7 +26,7 @@ from penstock.pipelines.environment import PipelineEnv, PipelineStatistics
 from penstock.pipelines.registry import Registry
 from penstock.pipelines.spool import Spool
 from penstock.pipelines.stream_shard import StreamShard
-from penstock.pipelines.transforms import NoTransforms, Transforms
+from penstock.pipelines.transforms import Transforms
 from penstock.storage.disk_guard import DiskGuard
 from penstock.storage.ports import Ports
 from penstock.storage.relay import RelayStatistics
@@ -35,14 +35,13 @@ from penstock.storage.relay import RelayStatistics
 OWN_CLASSES = (Registry, Coordinator, StreamShard)
 OWN_NAMES = tuple(cls.__name__ for cls in OWN_CLASSES)
 
-NO_TRANSFORMS = NoTransforms()
 #: A sibling's request for metrics. A call to an object is a msgpack array and never starts like this.
 _METRICS = b"metrics"
 
 
 class Node:
     """`app` is the ASGI application, `answer` what siblings' requests are given to. `namespaces` are those of the
-    user's classes, where they are not called after their class."""
+    user's classes, where they are not called after their class. `transforms` run the application's functions."""
 
     def __init__(
         self,
@@ -58,7 +57,7 @@ class Node:
         on_fatal: Callable[[PenstockError], None],
         application: Application = NO_APPLICATION,
         namespaces: Mapping[str, str] | None = None,
-        transforms: Transforms = NO_TRANSFORMS,
+        transforms: Transforms,
     ) -> None:
         self._ports = ports
         self._slot = slot

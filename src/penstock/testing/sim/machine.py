@@ -38,6 +38,7 @@ from penstock.testing.sim.network import SimNetwork, SimTransport
 from penstock.testing.sim.offload import SimOffload
 from penstock.testing.sim.s3 import SimS3, SimS3Stores
 from penstock.testing.sim.trace import Trace
+from penstock.testing.sim.transforms import SimTransforms, TransformFaults
 
 T = TypeVar("T")
 
@@ -88,6 +89,7 @@ class SimMachine:
         self.store = StoreFaults()
         #: Buckets elsewhere, and what is wrong with each.
         self.s3 = SimS3(f"{FOLDER}/s3")
+        self.transforms = TransformFaults()
         #: Shortest and longest duration of work beside the loop, syncs among it.
         self.work_ms = (0.1, 2.0)
         #: What an executor said when it could make nothing durable any more.
@@ -320,6 +322,7 @@ class SimExecutor:
             on_fatal=partial(machine.on_fatal, self),
             application=machine.settings.application,
             namespaces=machine.settings.namespaces,
+            transforms=SimTransforms(machine.settings.application, machine.clock, self._rng, machine.transforms),
         )
         for cls in machine.settings.classes:
             node.runtime.register(cls)
