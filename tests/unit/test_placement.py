@@ -2,7 +2,7 @@ from collections import Counter
 
 from penstock.objects.identity import ObjectId
 from penstock.objects.placement import name_owned_by, owner
-from penstock.pipelines.plan import plan_shards
+from penstock.pipelines.plan import shard_count, shard_name
 
 KEYS = [ObjectId("Thing", str(n)).key for n in range(3000)]
 
@@ -30,15 +30,11 @@ def test_namespace_and_name_are_kept_apart_in_the_key() -> None:
 
 
 def test_a_pipeline_has_a_shard_on_each_executor() -> None:
-    shards = plan_shards("p", [], None, 3)
+    shards = [shard_name("p", 1, index, 3) for index in range(shard_count(None, 3))]
     assert [owner(ObjectId("StreamShard", shard).key, 3) for shard in shards] == [0, 1, 2]
 
 
-def test_more_shards_go_on_from_those_there_are() -> None:
-    two = plan_shards("p", [], 2, 2)
-    assert plan_shards("p", two, 4, 2)[:2] == two
-
-
-def test_fewer_shards_leave_the_last_ones_out() -> None:
-    four = plan_shards("p", [], 4, 2)
-    assert plan_shards("p", four, 1, 2) == four[:1]
+def test_a_pipeline_has_as_many_shards_as_it_wants() -> None:
+    assert shard_count(7, 2) == 7
+    assert shard_count(None, 1) == 2
+    assert shard_count(None, 64) == 15

@@ -2,7 +2,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.base.rng import seeded_rng
-from penstock.pipelines.rolling import HOUR_MS, Pending, Rolling, backoff_ms, due_at_ms
+from penstock.pipelines.layout import HOUR_MS
+from penstock.pipelines.rolling import Pending, Rolling, backoff_ms, due_at_ms
 
 NOON_MS = 1_763_985_600_000
 ROLLING = Rolling(bytes_max=1000, duration_ms_max=60_000, records_max=10)

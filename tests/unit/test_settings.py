@@ -3,7 +3,21 @@ import json
 import pytest
 
 from penstock.base.errors import Invalid
-from penstock.pipelines.settings import parse_settings
+from penstock.base.rng import seeded_rng
+from penstock.pipelines import settings_body
+from penstock.pipelines.settings import PipelineSettings
+from penstock.storage.connection import S3Connection, S3Credentials, connect
+from penstock.storage.secrets import SecretKey, Secrets
+
+SECRETS = Secrets([SecretKey("k", b"k" * 32)], seeded_rng(1))
+
+
+def connected(endpoint: str, credentials: S3Credentials, region: str, path_style: bool) -> S3Connection:
+    return connect(SECRETS, "account", endpoint, credentials, region=region, path_style=path_style)
+
+
+def parse_settings(body: bytes, current: PipelineSettings | None = None) -> PipelineSettings:
+    return settings_body.parse_settings(body, connect=connected, transforms=["clean"], current=current)
 
 
 def body(**changes: object) -> bytes:
@@ -13,6 +27,13 @@ def body(**changes: object) -> bytes:
 
 def with_destination(**changes: object) -> bytes:
     return body(destination={"path": {"bucket": "my-bucket"}} | changes)
+
+
+def with_path(**changes: object) -> bytes:
+    return with_destination(path={"bucket": "my-bucket"} | changes)
+
+
+KEYS = {"access_key_id": "id", "secret_access_key": "secret"}
 
 
 def test_defaults_are_those_of_the_api() -> None:
@@ -25,9 +46,30 @@ def test_defaults_are_those_of_the_api() -> None:
     assert settings.shards is None
 
 
-def test_credentials_are_accepted_and_not_kept() -> None:
-    settings = parse_settings(with_destination(credentials={"endpoint": "e", "secret_access_key": "canary"}))
+CREDENTIALS = {"endpoint": "https://s3.example", "access_key_id": "id", "secret_access_key": "canary"}
+
+
+def test_g10_credentials_are_kept_sealed() -> None:
+    settings = parse_settings(with_destination(credentials=CREDENTIALS))
+    assert settings.s3 is not None
+    assert settings.s3.endpoint == "https://s3.example"
     assert "canary" not in repr(settings)
+
+
+def test_credentials_that_are_left_out_stay_and_null_takes_them_away() -> None:
+    before = parse_settings(with_destination(credentials=CREDENTIALS))
+    assert parse_settings(with_destination(), before).s3 == before.s3
+    shown = {"endpoint": "https://s3.example", "region": "eu-1", "path_style": False}
+    after = parse_settings(with_destination(credentials=shown), before).s3
+    assert before.s3 is not None and after is not None
+    assert (after.credentials, after.region, after.path_style) == (before.s3.credentials, "eu-1", False)
+    assert parse_settings(with_destination(credentials=None), before).s3 is None
+
+
+def test_a_key_is_not_sent_to_another_endpoint() -> None:
+    before = parse_settings(with_destination(credentials=CREDENTIALS))
+    with pytest.raises(Invalid, match="no key is known"):
+        parse_settings(with_destination(credentials={"endpoint": "https://evil.example"}), before)
 
 
 def test_what_a_get_answers_can_be_put() -> None:
@@ -100,15 +142,38 @@ def test_a_prefix_loses_its_slashes_at_the_ends() -> None:
         ),
         (with_destination(path={}), 1012, r"^destination\.path\.bucket is required\.$"),
         (with_destination(type="s3"), 1012, r"^destination\.type must be 'r2'\.$"),
-        (with_destination(compression={"type": "deflate"}), 1012, "use 'gzip' or 'none'"),
         (
             with_destination(compression={"type": "lzma"}),
             1012,
-            r"^destination\.compression\.type must be 'gzip' or 'none'\.$",
+            r"^destination\.compression\.type must be 'gzip', 'zstd', 'deflate' or 'none'\.$",
         ),
         (with_destination(path={"bucket": "My_Bucket"}), 1012, "bucket must be 3 to 63"),
         (with_destination(path={"bucket": ".."}), 1012, "bucket"),
-        (with_destination(path={"bucket": "my-bucket", "filename": "${slug}"}), 1012, "filename"),
+        (with_path(filename="data.json"), 1012, r"^destination\.path\.filename must have \$\{slug\} in it"),
+        (with_path(filename="${nope}"), 1012, r"filename has the variable \$\{nope\}; there are .*\$\{slug\}"),
+        (with_path(filename="a/${slug}"), 1012, "folders belong into filepath"),
+        (with_path(filepath="${slug}"), 1012, r"filepath has the variable \$\{slug\}; there are \$\{date\}"),
+        (with_path(filepath="../x"), 1012, "no '.' or '..'"),
+        (with_path(filepath="$date"), 1012, "starts no variable"),
+        (body(transforms=[{"name": "nope"}]), 1012, "names 'nope', which the application has not; it has clean"),
+        (body(transforms=[{"name": "clean"}] * 9), 1012, "transforms must be at most 8"),
+        (with_destination(partition_time={"field": ""}), 1012, "partition_time.field must be 1 to 256"),
+        (
+            with_destination(partition_time={"field": "at", "format": "guess"}),
+            1012,
+            r"^destination\.partition_time\.format must be 'rfc3339', 'unix_s' or 'unix_ms'\.$",
+        ),
+        (
+            with_destination(credentials={"endpoint": "ftp://x"} | KEYS),
+            1012,
+            "credentials.endpoint must be the http",
+        ),
+        (with_destination(credentials={"endpoint": "http://x"}), 1012, "needs access_key_id and secret_access_key"),
+        (
+            with_destination(credentials={"endpoint": "http://x", "access_key_id": "k"}),
+            1012,
+            "both access_key_id and secret_access_key",
+        ),
     ],
 )
 def test_what_is_wrong_is_refused_naming_the_field_and_the_limit(body: bytes, code: int, words: str) -> None:

@@ -146,7 +146,7 @@ class Coordinator(DurableObject[PipelineEnv]):
             for version, created_ms, drained_ms, code_version, settings, shards in rows
         ]
 
-    async def shards(self, *, drained: bool = False) -> list[ShardDescription]:
+    async def shards(self, drained: bool = False) -> list[ShardDescription]:
         """The shards with what they say of themselves; those that are drained only if asked for. Raises
         `NotFound`."""
         self._newest()
@@ -184,7 +184,7 @@ class Coordinator(DurableObject[PipelineEnv]):
         await self._push()
         return self.describe()
 
-    async def delete(self, *, discard: bool = False) -> None:
+    async def delete(self, discard: bool = False) -> None:
         """Take no more records and deliver those there are or, with `discard`, forget them. Doing it again is
         harmless."""
         if not self._versions():

@@ -219,21 +219,23 @@ def _connection(
         return None
     if isinstance(asked, UnsetType):
         return current
+    try:
+        return _connected(asked, connect, current)
+    except Invalid as error:
+        raise Invalid(error.message, code=CODE_INVALID_SETTINGS) from error
+
+
+def _connected(asked: Credentials, connect: Connect, current: S3Connection | None) -> S3Connection:
     field = "destination.credentials"
     if asked.access_key_id is not None and asked.secret_access_key is not None:
-        return connect(
-            asked.endpoint,
-            S3Credentials(asked.access_key_id, asked.secret_access_key),
-            asked.region,
-            asked.path_style,
-        )
+        key = S3Credentials(asked.access_key_id, asked.secret_access_key)
+        return connect(asked.endpoint, key, asked.region, asked.path_style)
     if asked.access_key_id is not None or asked.secret_access_key is not None:
         raise _invalid(field, "must have both access_key_id and secret_access_key, or none of them")
     if current is None or current.endpoint != asked.endpoint.rstrip("/"):
         raise _invalid(field, "needs access_key_id and secret_access_key for this endpoint: no key is known for it")
-    return msgspec.structs.replace(
-        current, region=checked_region(asked.region, f"{field}.region"), path_style=asked.path_style
-    )
+    region = checked_region(asked.region, f"{field}.region")
+    return msgspec.structs.replace(current, region=region, path_style=asked.path_style)
 
 
 def _checked_templates(path: Path) -> tuple[str, str]:
