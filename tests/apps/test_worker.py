@@ -24,7 +24,7 @@ from penstock.apps.loading import load
 from penstock.apps.transform_run import TransformOutcome
 from penstock.apps.transforms import WorkerTransforms
 from penstock.base.clock import SystemClock
-from penstock.base.errors import NotFound, Unavailable
+from penstock.base.errors import NotFound, PenstockError, Unavailable
 from penstock.base.limits import WORKER_LINES_MAX
 from penstock.pipelines.transforms import Transforms
 
@@ -157,8 +157,14 @@ def with_worker(
     """Give `work` the transforms, on an event loop like an executor's. The worker has ended when it has."""
 
     async def run() -> T:
+        failure: PenstockError | None = None
         async with hosting(application, memory_bytes_max) as transforms:
-            return await work(transforms)
+            try:
+                return await work(transforms)
+            except PenstockError as error:
+                failure = error
+        assert failure is not None
+        raise failure  # and not the group of the tasks
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(run())

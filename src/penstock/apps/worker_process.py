@@ -79,9 +79,7 @@ class WorkerProcess:
         try:
             greeting = await worker._ask(to_frame(start), read_greeting, WORKER_START_MS_MAX)
         except WorkerGone as gone:
-            raise Unavailable(
-                f"The worker for transforms did not start: {gone.how}. The log has its words."
-            ) from gone
+            raise Unavailable(f"The worker for transforms did not start: {gone.how}; see the log.") from gone
         if isinstance(greeting, NotStarted):
             worker.kill()
             raise Unavailable(f"The worker for transforms cannot be started. {greeting.problem}")

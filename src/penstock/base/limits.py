@@ -21,6 +21,8 @@ FRAME_BYTES_MAX = 64 * MIB
 WAL_BYTES_MAX_DEFAULT = 32 * MIB
 #: Upper bound of `body_bytes_max`.
 BODY_BYTES_LIMIT = FRAME_BYTES_MAX - 1 * MIB
+#: Lower bound of `transform_memory_bytes_max`: what the process has mapped before the application does anything.
+TRANSFORM_MEMORY_BYTES_MIN = 512 * MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,11 @@ class Limits:
             raise Invalid(
                 f"body_bytes_max is {self.body_bytes_max}; it may be {BODY_BYTES_LIMIT} at most, because a body "
                 "must fit into one message between executors."
+            )
+        if 0 < self.transform_memory_bytes_max < TRANSFORM_MEMORY_BYTES_MIN:
+            raise Invalid(
+                f"transform_memory_bytes_max is {self.transform_memory_bytes_max}; it must be 0 (no limit) or "
+                f"{TRANSFORM_MEMORY_BYTES_MIN} at least, which the process itself takes."
             )
 
 
