@@ -37,7 +37,7 @@ def test_a_dead_letter_is_one_line_with_the_record_as_it_came() -> None:
 def test_a_server_without_an_application_has_no_transforms() -> None:
     transforms = PipelineEnv(Limits(), 1, PipelineStatistics()).transforms
     assert list(transforms.names()) == []
-    with pytest.raises(NotFound, match="this server runs no application. Start it with --app"):
+    with pytest.raises(NotFound, match="this server runs no application"):
         transforms.version("clean")
     with pytest.raises(NotFound, match="no transform 'clean'"):
         asyncio.run(transforms.run("clean", b"{}\n"))
@@ -46,5 +46,5 @@ def test_a_server_without_an_application_has_no_transforms() -> None:
 @pytest.mark.parametrize("bytes_max", [1, 512 * 1024 * 1024 - 1])
 def test_a_memory_limit_in_which_no_worker_fits_is_refused(bytes_max: int) -> None:
     assert Limits(transform_memory_bytes_max=0).transform_memory_bytes_max == 0
-    with pytest.raises(Invalid, match="must be 0 .no limit. or 536870912 at least"):
+    with pytest.raises(Invalid, match=r"must be 0 \(no limit\) or 536870912 at least"):
         Limits(transform_memory_bytes_max=bytes_max)
