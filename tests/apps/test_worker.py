@@ -124,6 +124,15 @@ APP = """
             print("line", n)
         return records
 
+    @app.transform("intrude")
+    def intrude(records):
+        for fd in range(3, 50):
+            try:
+                os.write(fd, records[0]["text"].encode("latin-1"))
+            except OSError:
+                pass
+        return records
+
     @app.transform("memory")
     def memory(records):
         return [{"size": len(bytearray(record["bytes"]))} for record in records]
@@ -363,6 +372,18 @@ def test_a_worker_is_missed_even_while_its_children_hold_the_pipe(application: A
     assert dead(outcome) == [({"n": 1}, "crash")]
     assert "exited with code 3" in outcome.dead[0].detail
     assert time.monotonic() - began < DEADLINE_S
+
+
+@pytest.mark.parametrize("text", ["\0\0\0\1x", "xxxxxxxx", "x"])
+def test_a_function_that_writes_into_the_workers_own_pipe_harms_its_records_only(
+    application: Application, text: str
+) -> None:
+    async def intruded(transforms: WorkerTransforms) -> list[TransformOutcome]:
+        return [await transforms.run("intrude", ndjson({"text": text})), await transforms.run("pid", b"{}")]
+
+    intruded_on, after = with_worker(application, intruded)
+    assert dead(intruded_on) == [({"text": text}, "crash")]
+    assert after.records == 1
 
 
 def test_memory_above_the_limit_is_an_error_of_the_records_that_take_it(application: Application) -> None:

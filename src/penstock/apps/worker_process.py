@@ -10,6 +10,7 @@ from asyncio.subprocess import Process, SubprocessStreamProtocol
 from collections.abc import Callable
 from typing import TypeVar
 
+import msgspec
 import structlog
 
 from penstock.apps.output_lines import OutputLines
@@ -117,7 +118,9 @@ class WorkerProcess:
         try:
             payload = await self._exchange(frame, ms_max + WORKER_OVERDUE_MS_MAX)
             if payload is not None:
-                return read(payload)
+                # What cannot be read was written by the user's code, to a descriptor that is not its own.
+                with contextlib.suppress(msgspec.DecodeError):
+                    return read(payload)
         except BaseException:
             self.kill()
             raise
@@ -160,7 +163,7 @@ class WorkerProcess:
         try:
             if self._payload_bytes is None:
                 self._payload_bytes = int.from_bytes(await read(HEADER_BYTES), "big")
-            if self._payload_bytes > _ANSWER_BYTES_MAX:  # the user's code wrote to a descriptor that is not its own
+            if self._payload_bytes > _ANSWER_BYTES_MAX:
                 return None
             payload = await read(self._payload_bytes)
         except (asyncio.IncompleteReadError, OSError):
