@@ -189,7 +189,7 @@ TRANSFORM_NAME_LENGTH_MAX = 64
 #: What one call of a transform may take. A longer one keeps all transforms of its executor waiting.
 TRANSFORM_DEADLINE_MS_DEFAULT = 10_000
 TRANSFORM_DEADLINE_MS_RANGE = (10, 300_000)
-#: Records of one call. More save little: a call costs about 0.2 ms beside what the function does.
+#: Records of one call. More save little: a call costs about 0.3 ms beside what the function does.
 TRANSFORM_BATCH_RECORDS_MAX_DEFAULT = 1_000
 TRANSFORM_BATCH_RECORDS_MAX_RANGE = (1, 10_000)
 #: Bytes of one call's records, unless it is one record. As Python objects they take about ten times as much.
