@@ -87,6 +87,11 @@ APP = """
     async def slow_later(records):
         await asyncio.sleep(60)
 
+    @app.transform("quick", deadline_ms=300)
+    def quick(records):
+        time.sleep(0.1)
+        return records
+
     @app.transform("hold", deadline_ms=300)
     def hold(records):
         re.match("(a*)*b", "a" * 64)  # keeps the GIL for ages
@@ -364,6 +369,23 @@ def test_a_worker_that_cannot_end_itself_is_killed(
 ) -> None:
     monkeypatch.setattr("penstock.apps.worker_process.WORKER_OVERDUE_MS_MAX", 100)
     assert dead(run(application, "stop", {"n": 1})) == [({"n": 1}, "deadline")]
+
+
+def test_C4_an_executor_that_was_paused_takes_the_result_that_came_meanwhile(
+    application: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("penstock.apps.worker_process.WORKER_OVERDUE_MS_MAX", 100)
+
+    async def paused(transforms: WorkerTransforms) -> TransformOutcome:
+        await transforms.run("pid", b"{}")
+        async with asyncio.TaskGroup() as tasks:
+            run = tasks.create_task(transforms.run("quick", ndjson({"n": 1})))
+            await asyncio.sleep(0.02)
+            time.sleep(0.8)  # noqa: ASYNC251 - the pause: of the loop, well beyond the deadline
+        return run.result()
+
+    outcome = with_worker(application, paused)
+    assert (read(outcome), outcome.dead) == ([{"n": 1}], [])
 
 
 def test_a_worker_is_missed_even_while_its_children_hold_the_pipe(application: Application) -> None:
