@@ -221,3 +221,14 @@ def test_the_command_shows_objects_of_every_executor(serve: Serve, tmp_path: Pat
         "NULL",
         "x'00ff'",
     ]
+
+
+def test_an_application_of_transforms_alone_is_served_and_starts_no_worker_unasked(
+    serve: Serve, tmp_path: Path
+) -> None:
+    file = tmp_path / "my_transforms.py"
+    file.write_text("from penstock import App\napp = App()\n@app.transform('clean')\ndef clean(r): return r\n")
+    server = serve("--app", str(file))
+    server.wait_for("ready")
+    server.stop()
+    assert not server.lines("worker_started")

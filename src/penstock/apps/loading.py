@@ -1,7 +1,8 @@
-"""From a file or a module to an application: the user's code is run here, once.
+"""From a file or a module to an application: the user's code is run here.
 
 It runs in the supervisor before that has opened anything, so there is nothing of the server for it to see, and
-before the fork, so that every executor, a restarted one too, runs the same version of it.
+before the fork, so that every executor, a restarted one too, runs the same version of it. A worker, which is no
+fork, runs the same text again (`worker.py`).
 """
 
 from __future__ import annotations

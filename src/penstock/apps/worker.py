@@ -66,8 +66,7 @@ def main() -> None:
 
 
 def _take_pipes() -> tuple[int, int]:
-    """Keep standard input and output for ourselves. What the user's code prints goes where errors go: to the
-    log."""
+    """Keep standard input and output for ourselves. What the user's code prints goes to the log, as errors do."""
     requests, answers = os.dup(0), os.dup(1)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)

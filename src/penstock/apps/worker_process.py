@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import signal
 import sys
+from asyncio.subprocess import Process, SubprocessStreamProtocol
 from collections.abc import Callable
 from typing import TypeVar
 
+import msgspec
 import structlog
 
 from penstock.apps.output_lines import OutputLines
@@ -58,7 +60,11 @@ class WorkerProcess:
     async def start(cls, start: Start, tasks: asyncio.TaskGroup, clock: Clock) -> WorkerProcess:
         """Raises `Unavailable` with the user's traceback, or with what else is wrong."""
         try:
-            process = await asyncio.create_subprocess_exec(
+            # As `asyncio.create_subprocess_exec` does it, which keeps the transport to itself: closing that is the
+            # only way to be rid of pipes that a process which the worker left behind holds open.
+            loop = asyncio.get_running_loop()
+            transport, protocol = await loop.subprocess_exec(
+                lambda: SubprocessStreamProtocol(limit=1 * MIB, loop=loop),
                 sys.executable,
                 "-P",  # not the working directory, where anything could have the name of one of Python's modules
                 "-m",
@@ -66,25 +72,23 @@ class WorkerProcess:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
-                limit=1 * MIB,
             )
         except OSError as error:
             raise Unavailable(f"The worker for transforms cannot be started: {error.strerror}.") from error
-        worker = cls(process, clock)
+        worker = cls(transport, Process(transport, protocol, loop), clock)
         tasks.create_task(worker._live())
         try:
             greeting = await worker._ask(to_frame(start), read_greeting, WORKER_START_MS_MAX)
         except WorkerGone as gone:
-            raise Unavailable(
-                f"The worker for transforms did not start: {gone.how}. The log has its words."
-            ) from gone
+            raise Unavailable(f"The worker for transforms did not start: {gone.how}; see the log.") from gone
         if isinstance(greeting, NotStarted):
             worker.kill()
             raise Unavailable(f"The worker for transforms cannot be started. {greeting.problem}")
         log.info("worker_started", pid=worker.pid, transforms=greeting.transforms)
         return worker
 
-    def __init__(self, process: asyncio.subprocess.Process, clock: Clock) -> None:
+    def __init__(self, transport: asyncio.SubprocessTransport, process: Process, clock: Clock) -> None:
+        self._transport = transport
         self.pid = process.pid
         self._process = process
         self._clock = clock
@@ -114,7 +118,9 @@ class WorkerProcess:
         try:
             payload = await self._exchange(frame, ms_max + WORKER_OVERDUE_MS_MAX)
             if payload is not None:
-                return read(payload)
+                # What cannot be read was written by the user's code, to a descriptor that is not its own.
+                with contextlib.suppress(msgspec.DecodeError):
+                    return read(payload)
         except BaseException:
             self.kill()
             raise
@@ -157,7 +163,7 @@ class WorkerProcess:
         try:
             if self._payload_bytes is None:
                 self._payload_bytes = int.from_bytes(await read(HEADER_BYTES), "big")
-            if self._payload_bytes > _ANSWER_BYTES_MAX:  # the user's code wrote to a descriptor that is not its own
+            if self._payload_bytes > _ANSWER_BYTES_MAX:
                 return None
             payload = await read(self._payload_bytes)
         except (asyncio.IncompleteReadError, OSError):
@@ -190,6 +196,7 @@ class WorkerProcess:
             if self._exit_code is None:
                 self.kill()
                 await self._process.wait()
+            self._transport.close()
         if not self._killed or self._exit_code != -signal.SIGKILL:
             log.warning("worker_ended", pid=self.pid, exit_code=self._exit_code)
 

@@ -72,7 +72,7 @@ def serve(
         typer.Option(
             envvar="PENSTOCK_APP",
             metavar="FILE_OR_MODULE",
-            help="Your durable objects: a Python file, or a module that can be imported.",
+            help="Your durable objects and transforms: a Python file, or a module that can be imported.",
         ),
     ] = None,
     executors: Annotated[
@@ -136,6 +136,13 @@ def serve(
             "An object's log is copied back into its database when it is larger than this.",
         ),
     ] = _DEFAULT.wal_bytes_max,
+    transform_memory_bytes_max: Annotated[
+        int,
+        _limit(
+            "transform_memory_bytes_max",
+            "Address space of the process that runs an executor's transforms; 0 = no limit.",
+        ),
+    ] = _DEFAULT.transform_memory_bytes_max,
 ) -> None:
     """Run the server until SIGTERM or Ctrl-C.
 
@@ -159,6 +166,7 @@ def serve(
             undelivered_bytes_max=undelivered_bytes_max,
             disk_reserve_bytes=disk_reserve_bytes,
             wal_bytes_max=wal_bytes_max,
+            transform_memory_bytes_max=transform_memory_bytes_max,
         )
     except Invalid as error:
         raise WrongFlag(error.message) from error

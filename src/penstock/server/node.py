@@ -66,6 +66,7 @@ class Node:
         self._ready = False
         self._relay_statistics = relay_statistics
         self.statistics = PipelineStatistics()
+        self.transforms = transforms
         self.runtime = Runtime(
             ports,
             folder,
