@@ -181,12 +181,12 @@ class Ledger:
     def all_delivered(self, segment: Segment, now_ms: int) -> None:
         """All files of the segment are in the bucket: its records are counted, and its rows may be freed."""
         self._sql.exec(
-            "UPDATE totals SET files = files + s.files, file_bytes = file_bytes + s.size,"
-            " delivered_records = delivered_records + s.data, dead_records = dead_records + s.dead"
-            " FROM (SELECT count(*) AS files, ifnull(sum(size_bytes), 0) AS size,"
+            "UPDATE totals SET files = files + new.n, file_bytes = file_bytes + new.size,"
+            " delivered_records = delivered_records + new.data, dead_records = dead_records + new.dead"
+            " FROM (SELECT count(*) AS n, ifnull(sum(size_bytes), 0) AS size,"
             "   ifnull(sum(iif(kind = 'data', records, 0)), 0) AS data,"
             "   ifnull(sum(iif(kind = 'dead', records, 0)), 0) AS dead"
-            "   FROM files WHERE segment = ?1) AS s",
+            "   FROM files WHERE segment = ?1) AS new",
             segment.ulid,
         )
         self._sql.exec("UPDATE segments SET delivered_ms = ?2 WHERE ulid = ?1", segment.ulid, now_ms)

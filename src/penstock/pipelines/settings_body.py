@@ -92,6 +92,11 @@ class PipelineBody(Struct, frozen=True, forbid_unknown_fields=True):
     id: Any = None
     endpoint: Any = None
     version: Any = None
+    status: Any = None
+    failure_reason: Any = None
+    paused_since: Any = None
+    backlog: Any = None
+    shards: Any = None
 
 
 _decoder = msgspec.json.Decoder(PipelineBody)

@@ -416,8 +416,8 @@ class StreamShard(DurableObject[PipelineEnv]):
         self._note_pause(self._health.pause)
         self.env.statistics.delivery_failures += 1
         config, retry_ms = self._config, self._health.retry_ms
-        log.log(
-            "error" if self._health.pause else "warning",
+        say = log.error if self._health.pause else log.warning
+        say(
             "pipeline_paused" if self._health.pause else "file_not_delivered",
             pipeline=config.pipeline if config else None,
             bucket=config.bucket if config else None,
