@@ -63,7 +63,12 @@ class S3Server:
         return self._ports["s3"]
 
     def connection(
-        self, secrets: Secrets, credentials: S3Credentials = WRITER, *, endpoint: str | None = None, owner: str = "test"
+        self,
+        secrets: Secrets,
+        credentials: S3Credentials = WRITER,
+        *,
+        endpoint: str | None = None,
+        owner: str = "test",
     ) -> S3Connection:
         return connect(secrets, owner, endpoint or self.endpoint, credentials)
 
@@ -85,6 +90,7 @@ class S3Server:
                     f"-master.port={ports['master']}",
                     f"-master.port.grpc={ports['master.grpc']}",
                     "-master.telemetry=false",
+                    "-master.electionTimeout=1s",
                     "-master.volumeSizeLimitMB=64",
                     f"-volume.port={ports['volume']}",
                     f"-volume.port.grpc={ports['volume.grpc']}",

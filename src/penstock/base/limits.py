@@ -153,8 +153,8 @@ S3_ENDPOINT_LENGTH_MAX = 1_024
 S3_REGION_LENGTH_MAX = 64
 ACCESS_KEY_ID_LENGTH_MAX = 256
 SECRET_ACCESS_KEY_LENGTH_MAX = 1_024
-#: An object up to this size is one request, a larger one is sent in parts of it: 10,000 of them, the protocol's most,
-#: are 80 GB. (The least that it allows is 5 MiB.)
+#: An object up to this size is one request, a larger one is sent in parts of it: 10,000 of them, the protocol's
+#: most, are 80 GB. (The least that it allows is 5 MiB.)
 S3_PART_BYTES = 8 * MIB
 #: Parts of one upload on their way at once. With the one being made, and the one that the client gathers, an upload
 #: takes the memory of about four parts.
