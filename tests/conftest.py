@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-
-from .s3 import S3Server, weed
+from tests.s3 import S3Server, weed
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from tests.s3 import S3Server
 
 from penstock.base.clock import SystemClock
 from penstock.base.errors import NotFound
@@ -18,8 +19,6 @@ from penstock.storage.offload import Offload, Threads
 from penstock.storage.s3_store import S3Pool
 from penstock.storage.secrets import Secrets, new_secret_key
 from penstock.testing.sim.faulty_store import FaultyStore, StoreFaults
-
-from ..s3 import S3Server
 
 BIG = bytes(range(251)) * 80_000  # 20 MB: three parts
 KEYS = [
