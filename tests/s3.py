@@ -36,11 +36,12 @@ def weed() -> Path | None:
 
 
 class S3Server:
-    """Starts with `start`; may be killed and started again, on the same ports with the same data. `stop` when done."""
+    """Starts with `start`; may be killed and started again, with the same ports and data. `stop` when done."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._process: subprocess.Popen[bytes] | None = None
+        self._buckets = 0
         names = ("master", "volume", "filer", "s3", "master.grpc", "volume.grpc", "filer.grpc", "s3.grpc")
         self._ports = dict(zip(names, _free_ports(len(names)), strict=True))
         (folder / "data").mkdir(parents=True)
@@ -94,7 +95,7 @@ class S3Server:
                     "-master.volumeSizeLimitMB=64",
                     f"-volume.port={ports['volume']}",
                     f"-volume.port.grpc={ports['volume.grpc']}",
-                    "-volume.max=100",
+                    "-volume.max=10000",
                     "-filer",
                     f"-filer.port={ports['filer']}",
                     f"-filer.port.grpc={ports['filer.grpc']}",
@@ -154,7 +155,10 @@ class S3Server:
         process.send_signal(how)
         process.wait(20)
 
-    def make_bucket(self, name: str) -> str:
+    def make_bucket(self, name: str = "") -> str:
+        """An empty bucket, of a name that no other has unless one is given."""
+        self._buckets += 1
+        name = name or f"bucket-{self._buckets}"
         self._filer("POST", f"/buckets/{name}/")
         return name
 

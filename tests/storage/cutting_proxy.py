@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 
 
 class CuttingProxy:
-    """The next `cut` answers are read and thrown away, and their connections closed. While it is `silent` nothing is
-    passed on, and nothing is closed."""
+    """The next `cut` answers are read and thrown away, and their connections closed. While it is `silent` nothing
+    is passed on, and nothing is closed."""
 
     def __init__(self, port: int) -> None:
         self._target = port

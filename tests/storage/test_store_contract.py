@@ -54,7 +54,7 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Run]:
         server: S3Server | None = None
         if request.param == "s3":
             server = request.getfixturevalue("s3_server")
-            bucket = server.make_bucket(f"contract-{abs(hash(request.node.name))}")
+            bucket = server.make_bucket()
 
         def make() -> ObjectStore:
             if server is not None:
