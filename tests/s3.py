@@ -170,6 +170,17 @@ class S3Server:
             return []
         return [entry["FullPath"] for entry in listing.get("Entries") or []]
 
+    def wait_for_parts(self, bucket: str, count: int) -> None:
+        """Return when the uploads under way have so many parts."""
+        deadline = time.monotonic() + 30
+        while (found := self._parts(bucket)) < count:
+            assert time.monotonic() < deadline, f"{found} of {count} parts arrived"
+            time.sleep(0.02)
+
+    def _parts(self, bucket: str) -> int:
+        listings = [self._filer("GET", f"{upload}/") for upload in self.uploads(bucket)]
+        return sum(len(listing.get("Entries") or []) for listing in listings)
+
     def _filer(self, method: str, path: str) -> Any:
         return json.loads(_ask(method, f"http://127.0.0.1:{self._ports['filer']}{path}") or b"{}")
 

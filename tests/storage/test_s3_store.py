@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 
 import msgspec
@@ -211,19 +214,21 @@ def test_E1_a_big_put_that_loses_answers_at_its_end_is_there_once_after_another_
 def test_a_cancelled_upload_takes_itself_back(s3_server: S3Server, bucket: str) -> None:
     async def main(pool: S3Pool) -> None:
         store = pool.at(s3_server.connection(SECRETS))
-        loop, under_way = asyncio.get_running_loop(), asyncio.Event()
+        loop, under_way, cancelled = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
 
         def endless() -> Iterator[bytes]:
-            for number in range(1_000):
-                if number == 6:
-                    loop.call_soon_threadsafe(under_way.set)
-                yield bytes(S3_PART_BYTES)
+            while True:
+                for _ in range(4):
+                    yield bytes(S3_PART_BYTES)
+                s3_server.wait_for_parts(bucket, 4)
+                loop.call_soon_threadsafe(under_way.set)
+                cancelled.wait(30)
 
         async with asyncio.TaskGroup() as tasks:
             put = tasks.create_task(store.put(bucket, "k", endless))
             await under_way.wait()
-            assert s3_server.uploads(bucket)
             put.cancel()
+            cancelled.set()
         assert put.cancelled()
         assert s3_server.uploads(bucket) == []
         assert await store.list(bucket) == []
@@ -236,6 +241,7 @@ def test_an_upload_whose_bytes_cannot_be_made_takes_itself_back(s3_server: S3Ser
 
     def broken() -> Iterator[bytes]:
         yield from big()
+        s3_server.wait_for_parts(bucket, BIG_PARTS - 1)  # with the last bytes would come the last part
         seen.extend(s3_server.uploads(bucket))
         raise LookupError("no more rows")
 
@@ -338,6 +344,45 @@ def test_credentials_of_one_pipeline_do_not_open_for_another(s3_server: S3Server
             pool.at(msgspec.structs.replace(s3_server.connection(SECRETS), owner="another"))
         with pytest.raises(Unavailable, match=r"secret\.key"):
             S3Pool(Secrets([new_secret_key(seeded_rng(9))]), Threads()).at(s3_server.connection(SECRETS))
+
+    run(main)
+
+
+FORKED = """
+import asyncio, os, sys
+import uvloop
+from penstock.base.rng import system_rng
+from penstock.storage.connection import S3Credentials, connect
+from penstock.storage.offload import Threads
+from penstock.storage.s3_store import S3Pool
+from penstock.storage.secrets import Secrets, new_secret_key
+
+async def main(bucket, endpoint, key, secret):
+    secrets = Secrets([new_secret_key(system_rng())], system_rng())
+    offload = Threads()
+    store = S3Pool(secrets, offload).at(connect(secrets, "p", endpoint, S3Credentials(key, secret)))
+    await store.put(bucket, f"from {os.getpid()}", lambda: [b"x" * 1_000_000] * 20)
+    offload.close()
+
+children = []
+for _ in range(2):
+    pid = os.fork()
+    if not pid:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(main(*sys.argv[1:]))
+        os._exit(0)
+    children.append(pid)
+sys.exit(any(os.waitpid(pid, 0)[1] for pid in children))
+"""
+
+
+def test_it_works_in_executors_which_are_forked_and_run_uvloop(s3_server: S3Server, bucket: str) -> None:
+    key = (WRITER.access_key_id, WRITER.secret_access_key)
+    subprocess.run([sys.executable, "-c", FORKED, bucket, s3_server.endpoint, *key], timeout=60, check=True)
+
+    async def main(pool: S3Pool) -> None:
+        found = await pool.at(s3_server.connection(SECRETS)).list(bucket)
+        assert [info.size_bytes for info in found] == [20_000_000] * 2
 
     run(main)
 

@@ -169,7 +169,8 @@ S3_CONNECT_SECONDS_MAX = 5
 #: One request, its body included: 140 KB/s at least for a part.
 S3_REQUEST_SECONDS_MAX = 60
 #: Within one call a failed request is made again this often, with jitter, unless that much time has passed: for
-#: what is over in a moment. All longer trouble is the caller's, who waits without holding parts in memory.
+#: what is over in a moment. All longer trouble is the caller's, who waits without holding parts in memory. A
+#: request that fails takes 75 s at the worst.
 S3_RETRIES_MAX = 3
 S3_RETRY_SECONDS_MAX = 15
 #: A cancelled upload may take this long to take itself back.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 from penstock.storage.object_store import Chunks
@@ -24,6 +23,7 @@ class Parts:
         self._part_bytes = part_bytes
         self._source: Iterator[bytes] | None = None
         self._left = bytearray()
+        self._closed = False
         # `close` may come while a cancelled `next` is still at work in its thread.
         self._working = threading.Lock()
 
@@ -35,6 +35,8 @@ class Parts:
 
     def _next(self) -> bytes:
         with self._working:
+            if self._closed:
+                return b""
             if self._source is None:
                 self._source = iter(self._chunks())
             while len(self._left) < self._part_bytes:
@@ -47,11 +49,12 @@ class Parts:
             return part
 
     async def close(self) -> None:
-        """Let go of what the chunks are made from."""
-        await self._offload.run("bulk", partial(self._close))
+        """Let go of what the chunks are made from. There are no parts after it."""
+        await self._offload.run("bulk", self._close)
 
     def _close(self) -> None:
         with self._working:
+            self._closed = True
             close: Any = getattr(self._source, "close", None)
             if close is not None:
                 close()

@@ -2,8 +2,9 @@
 
 An object of up to one part is one PUT; a larger one is a multipart upload, which the server shows to nobody until
 it is complete. The client takes an upload back when its bytes cannot be made, when a part fails for good, and when
-we stop it. Only an upload whose process died stays, as parts that nobody sees: a bucket's lifecycle rule removes those
-(docs/how-to/deliver-to-s3.md), since the client can neither list nor take back uploads that it did not begin.
+we stop it. Two things stay, as parts that nobody sees: an upload whose process died, since the client can neither
+list nor take back what it did not begin; and, with some servers, a part that was on its way when its upload was
+taken back. A bucket's lifecycle rule removes them (docs/how-to/deliver-to-s3.md).
 
 What the client reads from the environment by itself (`AWS_…`) is overruled: a connection is all that counts.
 """
@@ -193,6 +194,7 @@ class _Upload:
                 await asyncio.shield(task)
             except asyncio.CancelledError:
                 self._stopped = True
+                await self._parts.close()  # at once: who cancels may be about to close what the bytes come from
                 await asyncio.wait([task], timeout=S3_ABORT_SECONDS_MAX)
                 raise
         if self._chunks_error is not None:
