@@ -72,7 +72,7 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Run]:
         yield lambda test: asyncio.run(main(test))
 
 
-@pytest.mark.parametrize("content", [b"", b"abc", BIG], ids=["empty", "small", "big"])
+@pytest.mark.parametrize("content", [b"", b"abc", bytes(8 << 20), BIG], ids=["empty", "small", "one part", "big"])
 def test_what_was_put_can_be_got_read_and_seen(run: Run, content: bytes) -> None:
     async def test(store: ObjectStore, bucket: str) -> None:
         pieces = [content[at : at + 700_001] for at in range(0, len(content), 700_001)]

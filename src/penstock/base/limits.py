@@ -159,8 +159,8 @@ S3_PART_BYTES = 8 * MIB
 #: Parts of one upload on their way at once. With the one being made, and the one that the client gathers, an upload
 #: takes the memory of about four parts.
 S3_PARTS_MAX = 2
-#: Uploads at once per executor: 256 MiB of parts at the worst. Of those to one connection, so that a server that
-#: hangs holds up no other.
+#: Uploads at once per executor: 256 MiB of parts at the worst. And with one connection, which a pipeline has to
+#: itself, so that a server that hangs does not hold up all others.
 S3_UPLOADS_MAX = 8
 S3_UPLOADS_PER_CONNECTION_MAX = 2
 #: Clients kept, each with a pool of connections; another one costs a TLS handshake.
