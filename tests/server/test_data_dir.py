@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from penstock.base.errors import Invalid
+from penstock.base.rng import system_rng
 from penstock.server.instance import DataDir
+from penstock.storage.secrets import SecretKey, encode_keys, new_secret_key
 
 from .conftest import Serve
 from .harness import Server, assert_exactly_once
@@ -146,3 +148,81 @@ def test_a_copy_of_the_directory_of_a_running_server_does_it_no_harm(serve: Serv
     pipeline = server.create()
     for number in range(20):  # on either executor
         assert server.send(pipeline, number).status == 200
+
+
+def test_g10_the_secret_key_lies_in_one_private_file_and_is_logged_nowhere(serve: Serve) -> None:
+    server = serve(executors=1)
+    server.wait_for("ready")
+    file = server.data / "secret.key"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    key = file.read_text().split()[-1]
+    server.send(server.create(), 1)
+    server.stop()
+    assert files_with(server.data, key) == ["secret.key"]
+    assert key not in str(server.log)
+
+
+def test_the_secret_key_stays_the_same_and_may_lie_elsewhere(serve: Serve, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "key"
+    first = serve("--secret-key-file", str(elsewhere), executors=1)
+    first.wait_for("ready")
+    first.stop()
+    content = elsewhere.read_bytes()
+    assert stat.S_IMODE(elsewhere.stat().st_mode) == 0o600 and not (first.data / "secret.key").exists()
+    second = serve("--secret-key-file", str(elsewhere), executors=1)
+    second.wait_for("ready")
+    second.stop()
+    assert elsewhere.read_bytes() == content
+
+
+def opened_keys(folder: Path, file: Path | None = None) -> list[SecretKey]:
+    """As a start does it."""
+    data_dir = DataDir(folder)
+    with closing(data_dir._lock):
+        instance, _ = data_dir.open_instance("http://127.0.0.1:1", 2)
+        instance, keys = data_dir.open_keys(instance, file)
+        data_dir.save(instance)
+    return keys
+
+
+def test_a_start_without_its_secret_key_is_refused_and_says_what_to_restore(tmp_path: Path) -> None:
+    keys = opened_keys(tmp_path / "data")
+    key_file = tmp_path / "data" / "secret.key"
+    key_file.rename(tmp_path / "kept")
+    with pytest.raises(Invalid, match=rf"{keys[0].id}.*secret\.key does not exist.*Restore.*--secret-key-file"):
+        opened_keys(tmp_path / "data")
+    assert not key_file.exists()  # a new one in its place would hide the loss
+    other = opened_keys(tmp_path / "other")
+    with pytest.raises(Invalid, match=rf"{keys[0].id}.*does not hold it"):
+        opened_keys(tmp_path / "data", tmp_path / "other" / "secret.key")
+    assert other != keys
+    assert opened_keys(tmp_path / "data", tmp_path / "kept") == keys
+
+
+def test_g10_a_new_key_on_top_takes_over_and_the_old_one_may_go_later(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    [old] = opened_keys(folder)
+    new = new_secret_key(system_rng())
+    (folder / "secret.key").write_text(encode_keys([new, old]))
+    assert opened_keys(folder) == [new, old]
+    (folder / "secret.key").write_text(encode_keys([new]))
+    assert opened_keys(folder) == [new]
+
+
+def test_a_data_directory_from_before_there_was_a_secret_key_gets_one(tmp_path: Path) -> None:
+    opened_keys(tmp_path)
+    file = tmp_path / "instance.json"
+    instance = json.loads(file.read_text())
+    del instance["secret_key_id"]
+    file.write_text(json.dumps(instance))
+    (tmp_path / "secret.key").unlink()
+    [key] = opened_keys(tmp_path)
+    assert json.loads(file.read_text())["secret_key_id"] == key.id
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense\n", b"\xff\xfe"])
+def test_a_damaged_secret_key_is_said_so(tmp_path: Path, content: bytes) -> None:
+    opened_keys(tmp_path)
+    (tmp_path / "secret.key").write_bytes(content)
+    with pytest.raises(Invalid, match=r"secret\.key"):
+        opened_keys(tmp_path)

@@ -178,6 +178,28 @@ S3_ENDPOINT_LENGTH_MAX = 1_024
 S3_REGION_LENGTH_MAX = 64
 ACCESS_KEY_ID_LENGTH_MAX = 256
 SECRET_ACCESS_KEY_LENGTH_MAX = 1_024
+#: An object up to this size is one request, a larger one is sent in parts of it: 10,000 of them, the protocol's
+#: most, are 80 GB. (The least that it allows is 5 MiB.)
+S3_PART_BYTES = 8 * MIB
+#: Parts of one upload on their way at once. With the one being made, and the one that the client gathers, an upload
+#: takes the memory of about four parts.
+S3_PARTS_MAX = 2
+#: Uploads at once per executor: 256 MiB of parts at the worst. And with one connection, which a pipeline has to
+#: itself, so that a server that hangs does not hold up all others.
+S3_UPLOADS_MAX = 8
+S3_UPLOADS_PER_CONNECTION_MAX = 2
+#: Clients kept, each with a pool of connections; another one costs a TLS handshake.
+S3_CLIENTS_MAX = 128
+S3_CONNECT_SECONDS_MAX = 5
+#: One request, its body included: 140 KB/s at least for a part.
+S3_REQUEST_SECONDS_MAX = 60
+#: Within one call a failed request is made again this often, with jitter, unless that much time has passed: for
+#: what is over in a moment. All longer trouble is the caller's, who waits without holding parts in memory. A
+#: request that fails takes 75 s at the worst.
+S3_RETRIES_MAX = 3
+S3_RETRY_SECONDS_MAX = 15
+#: A cancelled upload may take this long to take itself back.
+S3_ABORT_SECONDS_MAX = 5
 #: Rows of a delivered file are freed in slices of this many bytes and rows, so that no slice holds the event
 #: loop for more than a few milliseconds.
 FREE_SLICE_BYTES = 4 * MIB

@@ -93,6 +93,14 @@ def serve(
             help="At SIGTERM, how long running requests may take to finish.",
         ),
     ] = 10.0,
+    secret_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="PENSTOCK_SECRET_KEY_FILE",
+            show_default="DATA_DIR/secret.key",
+            help="The key that opens the credentials of buckets elsewhere. Made by the first start.",
+        ),
+    ] = None,
     log_format: Annotated[
         LogFormat | None,
         typer.Option(
@@ -177,6 +185,7 @@ def serve(
         port=port,
         executors=executors or _cores(),
         drain_seconds=drain_seconds,
+        secret_key_file=secret_key_file,
         log_format=log_format.value,
         limits=limits,
     )

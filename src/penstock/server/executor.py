@@ -15,7 +15,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -38,6 +38,8 @@ from penstock.storage.object_store import FolderStore
 from penstock.storage.offload import Threads
 from penstock.storage.ports import Ports
 from penstock.storage.relay import LocalRelay
+from penstock.storage.s3_store import S3Pool
+from penstock.storage.secrets import SecretKey, Secrets
 from penstock.storage.transport import UnixTransport
 
 log = structlog.get_logger("penstock.server")
@@ -62,6 +64,7 @@ class ExecutorPlace:
     slot: int
     settings: ServeSettings
     account: Account
+    secret_keys: Sequence[SecretKey]
     port: Port
     sockets_folder: str
     #: Of each of the application's classes, where its objects are.
@@ -167,6 +170,7 @@ def _build(place: ExecutorPlace, tasks: asyncio.TaskGroup) -> tuple[Node, UnixTr
     clock, disk, offload = SystemClock(), OsDisk(folder), Threads()
     relay = LocalRelay(offload, clock, _fatal)
     tasks.create_task(relay.run())
+    secrets = Secrets(place.secret_keys, system_rng())
     transport = UnixTransport(place.sockets_folder, place.slot, tasks)
     ports = Ports(
         clock=clock,
@@ -176,6 +180,8 @@ def _build(place: ExecutorPlace, tasks: asyncio.TaskGroup) -> tuple[Node, UnixTr
         relay=relay,
         transport=transport,
         buckets=FolderStore(disk, offload, f"{folder}/buckets", f"{folder}/unfinished"),
+        s3=S3Pool(secrets, offload),
+        secrets=secrets,
     )
     node = Node(
         ports,

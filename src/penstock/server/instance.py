@@ -2,6 +2,7 @@
 
 instance.json      format version, account, hash of the admin token, number of executors
 credentials.toml   the admin token in clear text, for the CLI, written once
+secret.key         opens the secrets in the databases; may lie elsewhere
 lock               held by the running server
 objects/ alarms/   databases
 buckets/           what was delivered
@@ -24,8 +25,10 @@ from penstock.base.errors import Conflict, Invalid
 from penstock.base.ids import random_id, random_secret
 from penstock.base.rng import system_rng
 from penstock.http.auth import Account, token_hash
+from penstock.storage.secrets import SecretKey, decode_keys, encode_keys, new_secret_key
 
 FORMAT_VERSION = 1
+SECRET_KEY_FILE = "secret.key"
 #: How long a start waits for the server before it to let go of the directory: after a kill -9 of the supervisor
 #: alone, its executors notice within milliseconds.
 _LOCK_WAIT_S = 3.0
@@ -36,6 +39,8 @@ class Instance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     account_id: str
     token_sha256: str
     executors: int
+    #: The key that seals new secrets. None: none was ever made.
+    secret_key_id: str | None = None
 
     @property
     def account(self) -> Account:
@@ -88,6 +93,23 @@ class DataDir:
         instance = msgspec.structs.replace(found, executors=executors)
         return instance, found.executors
 
+    def open_keys(self, instance: Instance, file: Path | None) -> tuple[Instance, list[SecretKey]]:
+        """The keys of the secrets, from `file` or else from the data directory; made when this instance never had
+        any. Gives the instance with the first key noted in it, to be saved. Raises `Invalid` if they are gone."""
+        path = (file or self.path / SECRET_KEY_FILE).absolute()
+        try:
+            keys = decode_keys(path.read_text(), str(path))
+        except FileNotFoundError:
+            if instance.secret_key_id is not None:
+                raise Invalid(_key_is_gone(path, instance.secret_key_id, "does not exist")) from None
+            keys = [new_secret_key(system_rng())]
+            _write_durably(path, encode_keys(keys).encode(), 0o600)
+        except (OSError, UnicodeDecodeError) as error:
+            raise Invalid(f"The secret key file {path} cannot be read ({error}).") from error
+        if instance.secret_key_id not in (None, *(key.id for key in keys)):
+            raise Invalid(_key_is_gone(path, instance.secret_key_id, "does not hold it"))
+        return msgspec.structs.replace(instance, secret_key_id=keys[0].id), keys
+
     def save(self, instance: Instance) -> None:
         _write_durably(self.path / "instance.json", msgspec.json.format(msgspec.json.encode(instance)), 0o600)
 
@@ -130,6 +152,14 @@ class DataDir:
             return
         except (tomllib.TOMLDecodeError, KeyError) as error:
             raise Invalid(f"{file} is damaged ({error!r}). Restore or remove it.") from error
+
+
+def _key_is_gone(path: Path, key_id: str | None, problem: str) -> str:
+    return (
+        f"Secrets of this server are sealed with the key {key_id}, and the secret key file {path} {problem}. "
+        "Restore that file from a backup, or name its place with --secret-key-file. If it is lost, remove "
+        '"secret_key_id" from instance.json, start, and give the pipelines their credentials anew.'
+    )
 
 
 def _write_durably(path: Path, content: bytes, mode: int) -> None:

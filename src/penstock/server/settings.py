@@ -23,3 +23,5 @@ class ServeSettings:
     limits: Limits = field(default_factory=Limits)
     log_format: Literal["json", "console"] = "json"
     application: Application = NO_APPLICATION
+    #: `secret.key` in the data directory, unless given.
+    secret_key_file: Path | None = None

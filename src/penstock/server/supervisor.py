@@ -16,7 +16,7 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -36,6 +36,7 @@ from penstock.server.node import OWN_NAMES
 from penstock.server.settings import ServeSettings
 from penstock.server.supervision import EXIT_DISK, EXIT_START, Health, Stop, on_executor_end
 from penstock.storage.disk import OsDisk
+from penstock.storage.secrets import SecretKey
 
 log = structlog.get_logger("penstock.server")
 
@@ -63,8 +64,11 @@ def serve(settings: ServeSettings) -> int:
         data_dir = DataDir(settings.data_dir)
         port = Port(settings.host, settings.port)
         instance, executors_before = data_dir.open_instance(port.url, settings.executors)
+        found = instance
+        instance, keys = data_dir.open_keys(instance, settings.secret_key_file)
         if executors_before != settings.executors:
             rehome(OsDisk(str(data_dir.path)), f"{data_dir.path}/alarms", settings.executors)
+        if executors_before != settings.executors or instance != found:
             data_dir.save(instance)
         disk = OsDisk(str(data_dir.path))
         namespaces = migrate(disk, str(data_dir.path), settings.application, set(OWN_NAMES))
@@ -72,7 +76,7 @@ def serve(settings: ServeSettings) -> int:
         log.error("cannot_start", error=str(error))
         return EXIT_DISK if isinstance(error, Fenced) else 1
     with _sockets_folder(data_dir.path) as sockets_folder:
-        supervisor = Supervisor(settings, instance.account, port, sockets_folder, namespaces, SystemClock())
+        supervisor = Supervisor(settings, instance.account, keys, port, sockets_folder, namespaces, SystemClock())
         return supervisor.run()
 
 
@@ -118,6 +122,7 @@ class Supervisor:
         self,
         settings: ServeSettings,
         account: Account,
+        secret_keys: Sequence[SecretKey],
         port: Port,
         sockets_folder: str,
         namespaces: dict[str, str],
@@ -125,6 +130,7 @@ class Supervisor:
     ) -> None:
         self._settings = settings
         self._account = account
+        self._secret_keys = secret_keys
         self._port = port
         self._sockets_folder = sockets_folder
         self._namespaces = namespaces
@@ -240,6 +246,7 @@ class Supervisor:
             executor.slot,
             self._settings,
             self._account,
+            self._secret_keys,
             self._port,
             self._sockets_folder,
             self._namespaces,

@@ -57,12 +57,12 @@ class ObjectStore(Protocol):
         ...
 
     def read(self, bucket: str, key: str) -> AsyncGenerator[bytes, None]:
-        """The object's bytes in pieces of about 1 MiB, all of one version of the object. Errors come with the first
-        or any later piece. Who stops early closes it (`contextlib.aclosing`)."""
+        """The object's bytes in pieces of a few MiB at most, all of one version of the object. Errors come with the
+        first or any later piece. Who stops early closes it (`contextlib.aclosing`)."""
         ...
 
     async def head(self, bucket: str, key: str) -> ObjectInfo | None:
-        """Whether an object is there, and its size; None if it is not."""
+        """Whether an object is there, and its size; None if it is not, or (elsewhere) if its bucket is not."""
         ...
 
     async def delete(self, bucket: str, key: str) -> None:
