@@ -38,11 +38,16 @@ class Buffer:
 
     def add(self, record: bytes, now_ms: int) -> bool:
         """Whether whoever takes batches should look: there is a new time to wait for, or a full batch."""
-        was_full = self._is_full()
+        was_full = self.is_full()
         self._waiting.append((record, now_ms))
         self._waiting_bytes += len(record)
         self._next += 1
-        return len(self._waiting) == 1 or (not was_full and self._is_full())
+        return len(self._waiting) == 1 or (not was_full and self.is_full())
+
+    def is_full(self) -> bool:
+        """Whether what waits is a batch or more."""
+        settings = self._settings
+        return len(self._waiting) >= settings.batch_records_max or self._waiting_bytes >= settings.batch_bytes_max
 
     def make_due(self) -> int:
         """Let all that waits leave at once; gives the number that the next record will have."""
@@ -53,7 +58,7 @@ class Buffer:
         """How long until a batch is due, 0 if one is; None if nothing waits."""
         if not self._waiting:
             return None
-        if self._is_full() or self._first_waiting < self._due_below:
+        if self.is_full() or self._first_waiting < self._due_below:
             return 0
         return max(0, self._waiting[0][1] + self._settings.batch_ms_max - now_ms)
 
@@ -96,7 +101,3 @@ class Buffer:
     @property
     def _first_waiting(self) -> int:
         return self._next - len(self._waiting)
-
-    def _is_full(self) -> bool:
-        settings = self._settings
-        return len(self._waiting) >= settings.batch_records_max or self._waiting_bytes >= settings.batch_bytes_max

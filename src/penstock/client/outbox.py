@@ -63,6 +63,9 @@ class Outbox:
     async def put(self, record: bytes) -> None:
         """Take the record, when there is room. Raises `SendError` for what went wrong before, and does not take it
         then: it is the last of the error's records."""
+        if self._is_full():
+            # A loop that puts without ever waiting for anything must let batches leave.
+            await self._clock.sleep_ms(0)
         while True:
             change = self._change
             if self.offer(record):
@@ -171,6 +174,10 @@ class Outbox:
     def _changed(self) -> None:
         change, self._change = self._change, asyncio.Event()
         change.set()
+
+    def _is_full(self) -> bool:
+        with self._lock:
+            return self._buffer.is_full()
 
     def _settled_below(self) -> int:
         with self._lock:
