@@ -237,16 +237,23 @@ def test_a_cancelled_block_stays_cancelled_and_notes_what_was_not_sent() -> None
     async def test(world: World) -> None:
         world.server.script = [refused(403, "Closed.")]
 
+        notes: list[str] = []
+
         async def work() -> None:
-            async with world.client:
-                await put(world, 1)
-                await asyncio.Event().wait()
+            try:
+                async with world.client:
+                    await put(world, 1)
+                    await asyncio.Event().wait()
+            except asyncio.CancelledError as error:
+                notes.extend(error.__notes__)
+                raise
 
         async with asyncio.TaskGroup() as group:
             task = group.create_task(work())
             await world.clock.sleep_ms(1)
             task.cancel()
         assert task.cancelled()
+        assert notes == [f"1 record not sent to {ENDPOINT}: Closed."]
         assert world.server.closed and len(world.server.seen) == 1
 
     in_world(test, entered=False)
