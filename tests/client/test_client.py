@@ -156,6 +156,8 @@ def _in_child(client: Client, endpoint: str, results: multiprocessing.SimpleQueu
     client.close()
 
 
+# From 3.12 on Python warns of every fork in a process with threads, which is what this is about.
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.parametrize("used", [False, True])
 def test_after_a_fork_only_a_client_that_was_not_used_before_can_be_used(
     server: LoopbackServer, used: bool
