@@ -1,8 +1,10 @@
 """Durable event ingestion, and durable objects, on one machine or many.
 
-`penstock serve` runs it, `penstock demo` shows it. An application imports what it is made of from here:
+`penstock serve` runs it, `penstock demo` shows it. An application imports what it is made of from here, and so
+does a program that sends records:
 
     from penstock import DurableObject, Request, Response
+    from penstock import Client
 """
 
 from __future__ import annotations
@@ -21,8 +23,13 @@ if TYPE_CHECKING:
         PenstockError,
         StorageFull,
         TooLarge,
+        Unauthenticated,
         Unavailable,
     )
+    from penstock.client.asynchronous import AsyncClient
+    from penstock.client.errors import SendError
+    from penstock.client.settings import ClientSettings
+    from penstock.client.synchronous import Client
     from penstock.objects import (
         AlarmInfo,
         Chunks,
@@ -40,7 +47,10 @@ if TYPE_CHECKING:
 __all__ = [
     "AlarmInfo",
     "App",
+    "AsyncClient",
     "Chunks",
+    "Client",
+    "ClientSettings",
     "Conflict",
     "Context",
     "DurableObject",
@@ -57,12 +67,14 @@ __all__ = [
     "PenstockError",
     "Request",
     "Response",
+    "SendError",
     "SqlConstraintError",
     "SqlCursor",
     "SqlError",
     "StorageFull",
     "Stub",
     "TooLarge",
+    "Unauthenticated",
     "Unavailable",
 ]
 
@@ -71,6 +83,10 @@ __version__: str
 if not TYPE_CHECKING:
     _MODULES = {
         "penstock.apps": ("App", "Headers", "Migration", "Request", "Response"),
+        "penstock.client.asynchronous": ("AsyncClient",),
+        "penstock.client.errors": ("SendError",),
+        "penstock.client.settings": ("ClientSettings",),
+        "penstock.client.synchronous": ("Client",),
         "penstock.objects": (
             "AlarmInfo",
             "Chunks",

@@ -9,7 +9,8 @@ import pytest
 
 import penstock
 
-REFERENCE = (Path(__file__).parents[2] / "docs/reference/objects.md").read_text()
+_DOCS = Path(__file__).parents[2] / "docs/reference"
+REFERENCE = (_DOCS / "objects.md").read_text() + (_DOCS / "client.md").read_text()
 
 
 @pytest.mark.parametrize("name", penstock.__all__)

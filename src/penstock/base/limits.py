@@ -264,3 +264,15 @@ WORKER_LINES_INTERVAL_MS = 10_000
 WORKER_LINE_LENGTH_MAX = 1_000
 
 EXECUTORS_MAX = 64
+
+#: The sending client (`penstock.Client`). Its first wait is drawn from up to this: longer than most hiccups of a
+#: network, shorter than a person notices. The bound of the wait then doubles, up to 10 s: a server that starts
+#: again is found soon after.
+CLIENT_RETRY_BASE_MS = 100
+CLIENT_RETRY_MAX_MS = 10_000
+#: Batches of one pipeline on their way at once: enough to keep a connection of 50 ms busy with batches of 1 MB.
+CLIENT_REQUESTS_MAX = 4
+#: What a client reads of an answer: those of ingestion have less than 1 KiB, a pipeline's description a few.
+CLIENT_ANSWER_BYTES_MAX = 1 * MIB
+#: An idempotency key that a user of the client chooses.
+CLIENT_KEY_LENGTH_MAX = 128

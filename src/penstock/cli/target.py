@@ -1,38 +1,26 @@
 """Which server, which account, which token: flags before environment before `credentials.toml`.
 
-Each value remembers where it came from, since "the token is wrong" helps nobody who has three of them.
+The search is the one of `penstock.Client`; here it speaks of flags, and fails as a command does.
 """
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
+from penstock.base.errors import Invalid
 from penstock.cli.errors import CliError
+from penstock.client.target import (
+    CREDENTIALS_FILE,
+    DATA_DIR_DEFAULT,
+    URL_DEFAULT,
+    Setting,
+    Target,
+    find_target,
+    find_token,
+)
 
-DATA_DIR_DEFAULT = Path("data")
-CREDENTIALS_FILE = "credentials.toml"
-URL_DEFAULT = "http://127.0.0.1:8787"
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """A value and the place that gave it, in words a user knows (`--url`, `PENSTOCK_URL`, a path)."""
-
-    value: str
-    origin: str
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where requests go, and as whom. `url` has no slash at its end."""
-
-    url: Setting
-    account_id: Setting
-    token: Setting
+__all__ = ["CREDENTIALS_FILE", "DATA_DIR_DEFAULT", "URL_DEFAULT", "Setting", "Target", "read_target", "read_token"]
 
 
 def read_target(
@@ -47,68 +35,21 @@ def read_target(
 
     Raises CliError when the account or the token is nowhere to be found, or the URL is not one.
     """
-    found, path = _find(data_dir, environ, {"url": url, "account_id": account_id, "token": token})
-    found.setdefault("url", Setting(URL_DEFAULT, "the default"))
-    for name, what in (("account_id", "account"), ("token", "token")):
-        if name not in found:
-            raise CliError(_nothing_found(what, name, path))
-    return Target(_checked_url(found["url"]), found["account_id"], found["token"])
+    try:
+        return find_target(
+            data_dir=data_dir, environ=environ, spelling=_flag, url=url, account_id=account_id, token=token
+        )
+    except Invalid as error:
+        raise CliError(error.message) from None
 
 
 def read_token(*, data_dir: Path, environ: Mapping[str, str], token: str | None = None) -> str:
     """The token that `read_target` would decide on; the rest of the target need not be known."""
-    found, path = _find(data_dir, environ, {"token": token})
-    if "token" not in found:
-        raise CliError(_nothing_found("token", "token", path))
-    return found["token"].value
-
-
-def _find(
-    data_dir: Path, environ: Mapping[str, str], flags: Mapping[str, str | None]
-) -> tuple[dict[str, Setting], Path]:
-    """What was given, each from the first place that has it; and the file that was or would be the last."""
-    path = data_dir / CREDENTIALS_FILE
-    found: dict[str, Setting] = {}
-    file: dict[str, object] | None = None
-    for name, flag in flags.items():
-        variable = f"PENSTOCK_{name.upper()}"
-        if flag:
-            found[name] = Setting(flag, f"--{name.replace('_', '-')}")
-        elif environ.get(variable):
-            found[name] = Setting(environ[variable], variable)
-        else:
-            # Read only when needed: whoever gives everything by flags needs no readable file.
-            file = _read_file(path) if file is None else file
-            value = file.get(name)
-            if isinstance(value, str) and value:
-                found[name] = Setting(value, str(path))
-    return found, path
-
-
-def _read_file(path: Path) -> dict[str, object]:
-    """The file's contents; empty when there is none."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    except OSError as error:
-        raise CliError(f"cannot read {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise CliError(f"{path} is not valid TOML: {error}") from None
+        return find_token(data_dir=data_dir, environ=environ, spelling=_flag, token=token)
+    except Invalid as error:
+        raise CliError(error.message) from None
 
 
-def _nothing_found(what: str, name: str, path: Path) -> str:
-    flag, variable = f"--{name.replace('_', '-')}", f"PENSTOCK_{name.upper()}"
-    state = f"{path} has no {name}" if path.exists() else f"there is no {path} (`penstock serve` writes it)"
-    return f"no {what} is known: {state}; pass --data-dir of the server, or {flag}, or set {variable}"
-
-
-def _checked_url(url: Setting) -> Setting:
-    try:
-        parts = urlsplit(url.value)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable:
-        raise CliError(f"{url.value!r} (from {url.origin}) is not a URL like {URL_DEFAULT}")
-    return Setting(url.value.rstrip("/"), url.origin)
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
