@@ -25,6 +25,8 @@ from penstock.pipelines.transforms import NoTransforms
 from penstock.server.node import Node
 from penstock.storage.disk import OsDisk
 from penstock.storage.object_store import FolderStore
+from penstock.storage.s3_store import S3Pool
+from penstock.storage.secrets import SecretKey, Secrets
 from penstock.storage.offload import Threads
 from penstock.storage.ports import Ports
 from penstock.storage.relay import LocalRelay
@@ -39,6 +41,9 @@ DEADLINE_S = 10
 
 T = TypeVar("T")
 Headers = dict[str, str]
+
+
+SECRETS = Secrets([SecretKey("00000001", b"k" * 32)], seeded_rng(8))
 
 
 class RoomyDisk(OsDisk):
@@ -148,7 +153,11 @@ class Face:
                 buckets = FolderStore(self.disk, offload, f"{self.folder}/buckets", f"{self.folder}/unfinished")
                 transport = UnixTransport(str(self.folder), 0, tasks)
                 self.node = Node(
-                    Ports(clock, seeded_rng(7), self.disk, offload, relay, transport, buckets),
+                    Ports(
+                        *(clock, seeded_rng(7), self.disk, offload, relay, transport, buckets),
+                        s3=S3Pool(SECRETS, offload),
+                        secrets=SECRETS,
+                    ),
                     str(self.folder),
                     Account(ACCOUNT, token_hash(TOKEN)),
                     self._limits,

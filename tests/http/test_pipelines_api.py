@@ -70,14 +70,21 @@ def test_what_is_set_is_what_is_described(face: Face) -> None:
     assert result["destination"] == body["destination"] | {"path": {"bucket": BUCKET, "prefix": "raw"}}
 
 
-def test_credentials_are_taken_and_never_shown_or_kept(face: Face) -> None:
+def test_g10_credentials_are_never_shown_and_never_stored_in_the_clear(
+    face: Face, capfd: pytest.CaptureFixture[str]
+) -> None:
     secret = "canary-5e1f"
-    keys = {"endpoint": "https://r2", "access_key_id": "id", "secret_access_key": secret}
+    place = {"endpoint": "http://127.0.0.1:9", "region": "eu-1", "path_style": True}
+    keys = place | {"access_key_id": "id", "secret_access_key": secret}
     answers = [face.control("POST", PIPELINES, pipeline_body(credentials=keys))]
     answers += [face.control("PUT", CLICKS, pipeline_body(credentials=keys))]
-    answers += [face.control("GET", path) for path in (PIPELINES, CLICKS)]
+    answers += [face.control("GET", path) for path in (PIPELINES, CLICKS, f"{CLICKS}/deployments")]
     assert all(answer.status == 200 and secret.encode() not in answer.body for answer in answers)
+    assert answers[3].result["destination"]["credentials"] == place
+    wrong = face.control("PUT", CLICKS, pipeline_body(credentials=keys | {"region": "no such region"}))
+    assert wrong.status == 400 and secret.encode() not in wrong.body
     assert not [path for path in face.folder.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
+    assert secret not in "".join(capfd.readouterr())
 
 
 def test_what_was_got_can_be_put(face: Face) -> None:
@@ -143,7 +150,10 @@ def test_a_name_that_cannot_be_one_is_refused_with_the_rule(face: Face, method: 
             ["destination.batch.max_rows must be a whole number from 1 to 10,000,000."],
         ),
         ({"metadata": {"shards": 16}}, ["metadata.shards must be a whole number from 1 to 15, or null."]),
-        ({"compression": {"type": "deflate"}}, ["destination.compression.type", "'gzip' or 'none'"]),
+        (
+            {"compression": {"type": "lzma"}},
+            ["destination.compression.type", "'gzip', 'zstd', 'deflate' or 'none'"],
+        ),
         ({"path": {"bucket": "A"}}, ["destination.path.bucket", "3 to 63 characters"]),
         ({"path": {"bucket": BUCKET, "prefix": "../x"}}, ["destination.path.prefix", "512"]),
         ({"path": {"bucket": BUCKET, "prefix": "\ud800"}}, []),

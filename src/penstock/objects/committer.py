@@ -26,11 +26,11 @@ BeforeCommit = Callable[[], Awaitable[None]]
 class Committer:
     """A database with its implicit transaction, its lane to the relay and its output gate.
 
-    `before_commit` may give something to do and to await before a transaction commits (more may be written meanwhile, and
-    joins it; it is asked again until it gives None). `on_commit` is told of the end of each transaction, with None
-    if it changed nothing. `on_broken` is told, once, that nothing more can be written: a transaction failed, so
-    what is in memory is no longer what is on the disk, and whoever waits at the gate for that transaction gets the
-    error.
+    `before_commit` may give something to do and to await before a transaction commits (more may be written
+    meanwhile, and joins it; it is asked again until it gives None). `on_commit` is told of the end of each
+    transaction, with None if it changed nothing. `on_broken` is told, once, that nothing more can be written: a
+    transaction failed, so what is in memory is no longer what is on the disk, and whoever waits at the gate for
+    that transaction gets the error.
     """
 
     def __init__(

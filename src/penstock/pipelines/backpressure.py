@@ -14,6 +14,8 @@ from penstock.base.limits import RETRY_AFTER_S_MAX
 
 #: A rate is an average over about this time.
 _RATE_WINDOW_MS = 30_000
+#: What a client is told while nothing has gone out yet.
+_DRAIN_S_UNKNOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,5 +67,5 @@ class Rate:
 def retry_after_s(over_bytes: int, rate: Rate, wait_ms: int = 0) -> int:
     """When a refused client should come again: when as much as it was too much has gone out, and not before the
     bucket is tried again in `wait_ms`."""
-    drain_s = over_bytes / rate.bytes_per_s if rate.bytes_per_s > 0 else RETRY_AFTER_S_MAX / 10
+    drain_s = over_bytes / rate.bytes_per_s if rate.bytes_per_s > 0 else _DRAIN_S_UNKNOWN
     return max(1, min(RETRY_AFTER_S_MAX, round(max(drain_s, wait_ms / 1000))))
