@@ -187,6 +187,11 @@ class Activation:
         self.gate.shut()
         return True
 
+    def tell_discarded(self) -> None:
+        """Let the object take back what it told others in memory of writes that may not last."""
+        if hasattr(self, "_object"):  # else it broke while it started
+            self._object._on_discard()
+
     async def end(self) -> None:
         """Copy the log back and close the database. Calls under way fail as they would in a crash. The gate stays
         shut; the runtime opens it."""

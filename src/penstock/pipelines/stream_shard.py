@@ -448,6 +448,10 @@ class StreamShard(DurableObject[PipelineEnv]):
     def _note_pause(self, pause: Pause | None) -> None:
         self.env.statistics.note_pause(self.ctx.name, pause is not None)
 
+    def _on_discard(self) -> None:
+        # Noted again when it starts from what is durable: at the latest when its alarm fires, if anything waits.
+        self.env.statistics.forget(self.ctx.name)
+
     def _note_backlog(self) -> None:
         if self._config is not None:
             self.env.statistics.note_backlog(self._config.pipeline, self.ctx.name, self._buffer.size_bytes)
