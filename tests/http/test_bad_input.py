@@ -230,8 +230,8 @@ def test_too_many_bytes_awaiting_delivery_get_429_until_files_are_written(make_f
     assert answer.ingest_error == (
         429,
         0,
-        "70 bytes of this pipeline's shard await delivery to the bucket, undelivered_bytes_max is 100. Nothing of "
-        "this request was stored; send it again later.",
+        "70 bytes await delivery to buckets; undelivered_bytes_max is 100. Nothing of this request was stored; "
+        "send it again later.",
     )
     assert answer.headers["retry-after"] == "5"
     # Less patience lets the file be written, and there is room again.

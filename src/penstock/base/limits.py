@@ -38,6 +38,8 @@ class Limits:
     inflight_bytes_max: int = 64 * MIB
     #: Accepted bytes that are not in a file yet, per shard. It bounds the disk that a dead sink can fill.
     undelivered_bytes_max: int = 4 * GIB
+    #: Likewise of all shards that a pipeline has on an executor, with those of its older generations.
+    pipeline_undelivered_bytes_max: int = 8 * GIB
     #: Likewise of all shards of an executor; once it is used up, pipelines over their fair share are refused.
     executor_undelivered_bytes_max: int = 16 * GIB
     #: Ingestion and requests to objects stop (507) when the file system has less than this free, so that sealing,

@@ -415,4 +415,5 @@ def _shard_config(pipeline: str, version: int, settings: PipelineSettings) -> Sh
         bucket=settings.bucket,
         s3=settings.s3,
         recipe=recipe,
+        scales=settings.shards is None,
     )

@@ -40,6 +40,7 @@ from penstock.pipelines.layout import file_key
 from penstock.pipelines.ledger import Ledger, LedgerFile, LedgerPage, Segment, State, Totals
 from penstock.pipelines.preparation import Recipe, prepare
 from penstock.pipelines.rolling import Rolling, due_at_ms
+from penstock.pipelines.scaling import LoadMeter
 from penstock.pipelines.sink_health import HEALTHY, Pause, after_failure
 from penstock.storage.connection import S3Connection
 
@@ -77,6 +78,8 @@ class ShardConfig(Struct, frozen=True):
     bucket: str
     s3: S3Connection | None
     recipe: Recipe
+    #: Whether the number of shards follows their load, which the coordinator then wants to hear of.
+    scales: bool = False
 
 
 class ShardStatus(Struct, frozen=True):
@@ -118,6 +121,7 @@ class StreamShard(DurableObject[PipelineEnv]):
         self._clock_was_ahead = False
         self._health = HEALTHY
         self._drain_rate = Rate()
+        self._meter = LoadMeter(ctx.name, ctx.clock.elapsed_ms())
         self._note_backlog()
 
     # -- in -----------------------------------------------------------------------------------------------
@@ -133,6 +137,8 @@ class StreamShard(DurableObject[PipelineEnv]):
         self._refuse_if_full(len(body))
         self._buffer.append(body, records, self._now_ms())
         self._note_backlog()
+        if config.scales and self._meter.add(len(body), self.ctx.clock.elapsed_ms()):
+            self.ctx.wait_until(self._tell_load(config))
         if not self._working and self._health.retry_ms is None:
             due_ms = self._due_ms(config)
             if self._alarm_ms is None or due_ms < self._alarm_ms:
@@ -158,14 +164,19 @@ class StreamShard(DurableObject[PipelineEnv]):
         limits = self.env.limits
         assert self._config is not None
         backlog = self.env.statistics.backlog(self._config.pipeline, self._buffer.size_bytes)
-        over = exceeded(backlog, Budgets(limits.undelivered_bytes_max, limits.executor_undelivered_bytes_max), size)
+        budgets = Budgets(
+            limits.undelivered_bytes_max,
+            limits.pipeline_undelivered_bytes_max,
+            limits.executor_undelivered_bytes_max,
+        )
+        over = exceeded(backlog, budgets, size)
         if over is None:
             return
-        budget, over_bytes = over
+        budget, waiting, over_bytes = over
         wait_ms = (self._health.retry_ms or 0) - self.ctx.clock.now_ms()
         raise Overloaded(
-            f"{backlog.shard_bytes} bytes of this pipeline's shard await delivery to the bucket, {budget} is "
-            f"{getattr(limits, budget)}. Nothing of this request was stored; send it again later.",
+            f"{waiting} bytes await delivery to buckets; {budget} is {getattr(limits, budget)}. Nothing of this "
+            "request was stored; send it again later.",
             retry_after_s=retry_after_s(over_bytes, self._drain_rate, wait_ms),
         )
 
@@ -392,6 +403,16 @@ class StreamShard(DurableObject[PipelineEnv]):
             now_ms = self.ctx.clock.elapsed_ms()
             self._drain_rate = self._drain_rate.after(buffer.freed.byte - freed_byte, now_ms)
             self._note_backlog()
+
+    async def _tell_load(self, config: ShardConfig) -> None:
+        """Tell the coordinator how busy the shard is. Nothing depends on it: a lost word is followed by the
+        next."""
+        backlog = self._buffer.sealed.byte - self._buffer.freed.byte
+        load = self._meter.read(backlog, self.ctx.clock.elapsed_ms())
+        try:
+            await self.ctx.namespace("Coordinator").get_by_name(config.pipeline).heartbeat(load)
+        except PenstockError as error:
+            log.info("heartbeat_not_heard", shard=self.ctx.name, error=error.message)
 
     async def _report_drained(self) -> None:
         """Tell the coordinator, until it has heard."""
