@@ -106,6 +106,13 @@ class Exchange:
         self._incoming.put_nowait({"type": "http.request", "body": piece, "more_body": more})
         self._face.wait(lambda: self._done.done() or (self._waiting and self._incoming.empty()))
 
+    def push(self, body: bytes) -> None:
+        """Send the whole body and return at once."""
+        self._incoming.put_nowait({"type": "http.request", "body": body, "more_body": False})
+
+    def on_answer(self, do: Callable[[], object]) -> None:
+        self._done.add_done_callback(lambda _: do())
+
     def disconnect(self) -> None:
         self._incoming.put_nowait({"type": "http.disconnect"})
 

@@ -74,21 +74,6 @@ def test_records_are_sent_with_post(face: Face) -> None:
         assert answer.headers["allow"] == "POST"
 
 
-@pytest.mark.parametrize("encoding", ["gzip", "zstd", "br", "GZIP"])
-def test_an_encoded_body_is_refused_by_name(face: Face, encoding: str) -> None:
-    answer = face.ingest(face.create(), EARLIER, {"content-encoding": encoding})
-    assert answer.ingest_error == (
-        400,
-        1003,
-        f"Content-Encoding {encoding!r} is not available; send the body as it is.",
-    )
-    assert face.drain() == []
-
-
-def test_a_body_that_says_it_is_not_encoded_is_taken(face: Face) -> None:
-    assert face.ingest(face.create(), EARLIER, {"content-encoding": "Identity"}).status == 200
-
-
 # -- body_bytes_max ---------------------------------------------------------------------------------------
 
 

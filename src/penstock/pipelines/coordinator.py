@@ -82,6 +82,7 @@ class Coordinator(DurableObject[PipelineEnv]):
             shards=self._shard_names("takes_records"),
             http=http is not None,
             authentication=http is not None and http.authentication,
+            cors_origins=http.cors.origins if http is not None and http.cors else [],
         )
 
     async def alarm(self, info: AlarmInfo) -> None:

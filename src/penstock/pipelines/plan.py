@@ -20,6 +20,8 @@ class Plan(Struct, frozen=True):
     shards: list[str]
     http: bool
     authentication: bool
+    #: Pages of these origins may see the endpoint's answers; "*" is any.
+    cors_origins: list[str]
 
 
 def plan_shards(pipeline: str, current: list[str], wanted: int | None, executors: int) -> list[str]:

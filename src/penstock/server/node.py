@@ -82,7 +82,9 @@ class Node:
         ids = RequestIds(ports.rng)
         authenticator = Authenticator(account)
         self.inflight = Inflight(limits.inflight_bytes_max)
-        self.ingest = Ingest(Broker(self.runtime), authenticator, self.guard, limits, self.inflight, ids)
+        self.ingest = Ingest(
+            Broker(self.runtime), authenticator, self.guard, limits, self.inflight, ids, ports.clock
+        )
         self.objects = ObjectRequests(
             self.runtime, application, authenticator, self.guard, limits, self.inflight, ids
         )
