@@ -20,7 +20,7 @@ from penstock.base.clock import SystemClock
 from penstock.base.errors import PenstockError
 from penstock.base.limits import Limits
 from penstock.base.rng import seeded_rng
-from penstock.http.auth import Account, token_hash
+from penstock.http.auth import Account
 from penstock.server.node import Node
 from penstock.storage.disk import OsDisk
 from penstock.storage.object_store import FolderStore
@@ -28,6 +28,7 @@ from penstock.storage.offload import Threads
 from penstock.storage.ports import Ports
 from penstock.storage.relay import LocalRelay
 from penstock.storage.transport import UnixTransport
+from penstock.tokens.token_registry import token_hash
 
 ACCOUNT = "a" * 32
 TOKEN = "the-token"

@@ -187,4 +187,15 @@ PLAN_TTL_MS = 30_000
 #: refused requests cost the coordinator to one call a second and executor.
 PLAN_DOUBT_MS = 1_000
 
+#: Tokens with scopes. An operator makes them by hand; every one is a row of one object.
+TOKENS_MAX = 10_000
+TOKEN_NAME_LENGTH_MAX = 100
+TOKEN_PIPELINES_MAX = 100
+#: Tokens that one executor remembers, and as many that there are not: about 300 bytes each.
+TOKENS_CACHED_MAX = 10_000
+#: How long what is known of a token is trusted without asking again: so long a revoked token may still work.
+TOKEN_TRUSTED_MS_MAX = 5_000
+#: How long it is trusted that there is no such token: so long a wrong one costs nobody a call.
+TOKEN_MISSING_MS_MAX = 1_000
+
 EXECUTORS_MAX = 64

@@ -123,17 +123,17 @@ class Ingest:
         """The pipeline's route, if the request may use it."""
         route = await self._broker.route(pipeline)
         try:
-            self._admit(route, authorization)
+            await self._admit(route, authorization)
         except (Forbidden, Unauthenticated):
             route = await self._broker.newer_route(pipeline, route)
-            self._admit(route, authorization)
+            await self._admit(route, authorization)
         return route
 
-    def _admit(self, route: Route, authorization: str | None) -> None:
+    async def _admit(self, route: Route, authorization: str | None) -> None:
         if not route.plan.http:
             raise Forbidden("This pipeline has no 'http' source.")
         if route.plan.authentication:
-            self._authenticator.require_token(authorization)
+            await self._authenticator.require(authorization, "pipelines:send", route.plan.name)
 
     async def _store(self, pipeline: str, route: Route, head: IngestHead, body: bytes | bytearray) -> int:
         batch = parse_batch(body)

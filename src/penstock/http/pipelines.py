@@ -32,11 +32,11 @@ class PipelineRoutes:
         self._runtime = runtime
         self._limits = limits
         self.endpoints = [
-            Endpoint("POST", _BASE, "token", self.create),
-            Endpoint("GET", _BASE, "token", self.list),
-            Endpoint("GET", _BASE + "/{name}", "token", self.get),
-            Endpoint("PUT", _BASE + "/{name}", "token", self.update),
-            Endpoint("DELETE", _BASE + "/{name}", "token", self.delete),
+            Endpoint("POST", _BASE, "pipelines:write", self.create),
+            Endpoint("GET", _BASE, "pipelines:read", self.list),
+            Endpoint("GET", _BASE + "/{name}", "pipelines:read", self.get),
+            Endpoint("PUT", _BASE + "/{name}", "pipelines:write", self.update),
+            Endpoint("DELETE", _BASE + "/{name}", "pipelines:write", self.delete),
         ]
 
     async def create(self, request: Request) -> Response:

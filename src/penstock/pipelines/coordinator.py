@@ -78,6 +78,7 @@ class Coordinator(DurableObject[PipelineEnv]):
         http = settings.http
         return Plan(
             pipeline=self.ctx.name,
+            name=settings.name,
             version=version,
             shards=self._shard_names("takes_records"),
             http=http is not None,

@@ -16,6 +16,7 @@ class Plan(Struct, frozen=True):
     """`version` grows with each change of settings; shards refuse records sent under an older one."""
 
     pipeline: str
+    name: str
     version: int
     shards: list[str]
     http: bool

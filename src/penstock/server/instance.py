@@ -23,7 +23,8 @@ import msgspec
 from penstock.base.errors import Conflict, Invalid
 from penstock.base.ids import random_id, random_secret
 from penstock.base.rng import system_rng
-from penstock.http.auth import Account, token_hash
+from penstock.http.auth import Account
+from penstock.tokens.token_registry import token_hash
 
 FORMAT_VERSION = 1
 #: How long a start waits for the server before it to let go of the directory: after a kill -9 of the supervisor
