@@ -65,6 +65,12 @@ class Conflict(PenstockError):
     kind = "conflict"
 
 
+class Unprocessable(PenstockError):
+    """It contradicts an earlier request: change it, or what it refers to."""
+
+    kind = "unprocessable"
+
+
 class TooLarge(PenstockError):
     """More bytes than the limit allows: send less at once."""
 
@@ -136,6 +142,7 @@ KINDS: dict[str, type[PenstockError]] = {
         Forbidden,
         NotFound,
         Conflict,
+        Unprocessable,
         TooLarge,
         Overloaded,
         Unavailable,

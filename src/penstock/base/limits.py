@@ -187,6 +187,20 @@ PLAN_TTL_MS = 30_000
 #: refused requests cost the coordinator to one call a second and executor.
 PLAN_DOUBT_MS = 1_000
 
+#: A request with an Idempotency-Key is stored once within this time.
+IDEMPOTENCY_KEY_MS = 24 * 3_600_000
+IDEMPOTENCY_KEY_LENGTH_MAX = 255
+#: Keys of one pipeline in that time, at about 200 bytes of disk each: some 90 requests a second all day.
+IDEMPOTENCY_KEYS_MAX = 8_000_000
+#: Objects that they are spread over. It must never change: a key is looked for where its hash leads.
+IDEMPOTENCY_PARTITIONS = 16
+#: Expired keys that are deleted at once: a few milliseconds.
+IDEMPOTENCY_EXPIRED_SLICE = 1_000
+#: Expired keys that a shard deletes with each new one: more than one, so that they become fewer.
+SHARD_KEYS_EXPIRED_SLICE = 4
+#: Stored requests of which an executor has yet to tell their keys. It drops more; a retry then asks the shard.
+IDEMPOTENCY_NOTES_MAX = 1_000
+
 #: Tokens with scopes. An operator makes them by hand; every one is a row of one object.
 TOKENS_MAX = 10_000
 TOKEN_NAME_LENGTH_MAX = 100

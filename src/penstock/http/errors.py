@@ -13,6 +13,7 @@ STATUS = {
     "not_found": 404,
     "conflict": 409,
     "too_large": 413,
+    "unprocessable": 422,
     "overloaded": 429,
     "internal": 500,
     "object_failed": 500,

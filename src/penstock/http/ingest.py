@@ -33,7 +33,7 @@ from penstock.http.ingest_body import IngestBodies
 from penstock.http.ingest_head import IngestHead, read_head
 from penstock.http.request_id import RequestIds
 from penstock.pipelines.broker import Broker, Route
-from penstock.pipelines.records import Batch, parse_batch
+from penstock.pipelines.records import parse_batch
 from penstock.storage.disk_guard import DiskGuard
 
 log = structlog.get_logger("penstock.http")
@@ -109,6 +109,7 @@ class Ingest:
     async def _ingest(self, pipeline: str, method: str, head: IngestHead, receive: Receive) -> int:
         if method != "POST":
             raise MethodNotAllowed("Records are sent with POST.", headers=((b"allow", b"POST"),))
+        key = head.checked_key()
         coding = read_coding(head.coding) if head.coding is not None else None
         self._bodies.check_size(head.length or 0, unread=True)
         route = await self._admitted(pipeline, head.authorization)
@@ -117,7 +118,7 @@ class Ingest:
             body = await self._bodies.receive(receive, share)
             if coding is not None:
                 body = await self._bodies.inflated(coding, body, share)
-            return await self._store(pipeline, route, head, body)
+            return await self._store(pipeline, route, head.authorization, key, body)
 
     async def _admitted(self, pipeline: str, authorization: str | None) -> Route:
         """The pipeline's route, if the request may use it."""
@@ -135,23 +136,22 @@ class Ingest:
         if route.plan.authentication:
             await self._authenticator.require(authorization, "pipelines:send", route.plan.name)
 
-    async def _store(self, pipeline: str, route: Route, head: IngestHead, body: bytes | bytearray) -> int:
+    async def _store(
+        self, pipeline: str, route: Route, authorization: str | None, key: str | None, body: bytes | bytearray
+    ) -> int:
         batch = parse_batch(body)
         try:
-            await self._broker.send(route, batch)
+            records = await self._broker.send(route, batch, key)
         except Conflict:
-            await self._store_by_new_plan(pipeline, head, batch)
-        self.statistics.records += batch.records
+            # The pipeline changed since its plan was cached: ask for it again, and what it demands now.
+            route = await self._admitted(pipeline, authorization)
+            try:
+                records = await self._broker.send(route, batch, key)
+            except Conflict as error:
+                raise Unavailable("The pipeline is being changed; nothing was stored.", retry_after_s=1) from error
+        self.statistics.records += records
         self.statistics.bytes += len(body)
-        return batch.records
-
-    async def _store_by_new_plan(self, pipeline: str, head: IngestHead, batch: Batch) -> None:
-        """The pipeline changed since its plan was cached: ask for it again, and what it demands now."""
-        route = await self._admitted(pipeline, head.authorization)
-        try:
-            await self._broker.send(route, batch)
-        except Conflict as error:
-            raise Unavailable("The pipeline is being changed; nothing was stored.", retry_after_s=1) from error
+        return records
 
     def _refused(self, reason: str, pipeline: str, request_id: bytes, message: str) -> None:
         self.statistics.refused[reason] = self.statistics.refused.get(reason, 0) + 1

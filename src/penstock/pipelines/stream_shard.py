@@ -41,6 +41,7 @@ from penstock.pipelines.environment import PipelineEnv
 from penstock.pipelines.file_content import file_chunks
 from penstock.pipelines.layout import Compression, file_key
 from penstock.pipelines.rolling import Pending, Rolling, backoff_ms, due_at_ms, hour_end_ms
+from penstock.pipelines.shard_keys import ShardKeys
 
 log = structlog.get_logger("penstock.pipelines")
 
@@ -122,6 +123,7 @@ class StreamShard(DurableObject[PipelineEnv]):
         super().__init__(ctx, env)
         self._sql = SystemSql(ctx.storage)
         self._sql.exec(_TABLES)
+        self._keys = ShardKeys(self._sql, ctx.clock)
         config, closed, *freed, self._last_ulid = self._sql.exec("SELECT * FROM state").one()[1:]
         self._config: ShardConfig | None = json.decode(config, type=ShardConfig) if config else None
         self._closed = bool(closed)
@@ -153,12 +155,18 @@ class StreamShard(DurableObject[PipelineEnv]):
 
     # -- in -----------------------------------------------------------------------------------------------
 
-    def append(self, body: bytes, records: int, version: int) -> None:
-        """Store a request's `records` (NDJSON in `body`). `version` is that of the caller's plan.
+    def append(self, body: bytes, records: int, version: int, key: str | None = None) -> int:
+        """Store a request's `records` (NDJSON in `body`). `version` is that of the caller's plan. `key` is the ref
+        of an idempotency claim: if its records are stored already, nothing more is, whatever the plan. Gives how
+        many records are stored.
 
         Raises `Conflict` when the plan is outdated, `NotFound` when the pipeline is deleted, `Overloaded` when
         too much awaits delivery, `StorageFull`.
         """
+        if key is not None:
+            stored = self._keys.stored(key)
+            if stored is not None:
+                return stored
         config = self._config
         if config is None or self._closed:
             raise NotFound("This shard takes no records.", code=CODE_UNKNOWN_PIPELINE)
@@ -176,6 +184,8 @@ class StreamShard(DurableObject[PipelineEnv]):
             isal_zlib.crc32(body),
             body,
         )
+        if key is not None:
+            self._keys.store(key, records)
         self._end = end
         if self._first_pending_ms is None:
             self._first_pending_ms = now_ms
@@ -184,6 +194,11 @@ class StreamShard(DurableObject[PipelineEnv]):
             due_ms = self._due_ms(config)
             if self._alarm_ms is None or due_ms < self._alarm_ms:
                 self._set_alarm(due_ms)
+        return records
+
+    def forgo(self, key: str) -> int | None:
+        """Never take records under this key, which go elsewhere. If they are here, how many there are."""
+        return self._keys.forgo(key)
 
     def _now_ms(self) -> int:
         """The time that a row gets. Rows that wait together have rising times, so when the clock goes back far,

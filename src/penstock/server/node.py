@@ -24,6 +24,7 @@ from penstock.objects import Runtime, inspection
 from penstock.pipelines.broker import Broker
 from penstock.pipelines.coordinator import Coordinator
 from penstock.pipelines.environment import PipelineEnv, PipelineStatistics
+from penstock.pipelines.idempotency_keys import IdempotencyKeys
 from penstock.pipelines.registry import Registry
 from penstock.pipelines.stream_shard import StreamShard
 from penstock.storage.disk_guard import DiskGuard
@@ -33,7 +34,7 @@ from penstock.tokens.token_cache import TokenCache
 from penstock.tokens.token_registry import TokenRegistry
 
 #: The server's own classes of objects. No user class may have one of their names.
-PIPELINE_CLASSES = (Registry, Coordinator, StreamShard)
+PIPELINE_CLASSES = (Registry, Coordinator, StreamShard, IdempotencyKeys)
 OWN_NAMES = tuple(cls.__name__ for cls in (*PIPELINE_CLASSES, TokenRegistry))
 
 #: A sibling's request for metrics. A call to an object is a msgpack array and never starts like this.
