@@ -8,7 +8,12 @@ from typing import Any
 
 import pytest
 
-from penstock.pipelines import idempotency_keys
+from penstock.base.errors import Conflict
+from penstock.pipelines import broker, idempotency_keys
+from penstock.pipelines.idempotency_keys import Claim, fingerprint_of, partition_of
+from penstock.pipelines.plan import Plan
+from penstock.pipelines.records import parse_batch
+from penstock.pipelines.shard_keys import CODE_KEY_FORGONE
 
 from .harness import ACCOUNT, PIPELINES, Answer, Face, pipeline_body
 
@@ -103,8 +108,6 @@ def test_f1_a_retry_after_a_change_of_settings_and_shards_is_stored_once(face: F
 def test_f1_a_retry_whose_first_answer_nobody_noted_asks_the_shard(
     face: Face, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from penstock.pipelines import broker
-
     monkeypatch.setattr(broker, "IDEMPOTENCY_NOTES_MAX", 0)
     pipeline = face.create(metadata={"shards": 8})
     keys = [f"k{n}" for n in range(40)]
@@ -135,3 +138,68 @@ def test_only_requests_with_a_key_bring_the_objects_of_keys_to_life(face: Face) 
     assert face.control("GET", objects).result == []
     send(face, pipeline, RECORDS)
     assert len(face.control("GET", objects).result) == 1
+
+
+def shards_of(face: Face, pipeline: str) -> list[str]:
+    plan: Plan = face.run(face.node.runtime.namespace("Coordinator").get_by_name(pipeline).plan())
+    return plan.shards
+
+
+def test_a_shard_that_vowed_never_to_take_a_ref_keeps_its_vow(face: Face) -> None:
+    [name] = shards_of(face, face.create())
+    shard = face.node.runtime.namespace("StreamShard").get_by_name(name)
+    assert face.run(shard.forgo("0.1.0")) is None
+    assert face.run(shard.forgo("0.1.0")) is None
+    with pytest.raises(Conflict) as refused:
+        face.run(shard.append(b"{}\n", 1, 1, "0.1.0"))
+    assert refused.value.code == CODE_KEY_FORGONE
+    assert face.run(shard.append(b"{}\n{}\n", 2, 1, "0.1.1")) == 2
+    assert face.run(shard.append(b"{}\n{}\n", 2, 1, "0.1.1")) == 2
+    assert face.run(shard.forgo("0.1.1")) == 2
+    assert len(face.drain()) == 2
+
+
+def test_a_shard_that_is_closed_or_has_newer_settings_still_knows_what_it_has(face: Face) -> None:
+    [name] = shards_of(face, face.create())
+    shard = face.node.runtime.namespace("StreamShard").get_by_name(name)
+    assert face.run(shard.append(b"{}\n", 1, 1, "0.1.0")) == 1
+    change(face, batch={"max_rows": 7})
+    assert face.run(shard.append(b"{}\n", 1, 1, "0.1.0")) == 1
+    with pytest.raises(Conflict):
+        face.run(shard.append(b"{}\n", 1, 1, "0.2.0"))
+    assert len(face.drain()) == 1
+    assert face.run(shard.append(b"{}\n", 1, 1, "0.1.0")) == 1
+    assert len(face.lines()) == 1
+
+
+def test_a_claim_moves_once_for_each_ref(face: Face) -> None:
+    keys = face.node.runtime.namespace("IdempotencyKeys").get_by_name(f"{face.create()}/3")
+    first: Claim = face.run(keys.claim("k", "print", "a"))
+    assert first == Claim("3.1.0", "a", None)
+    assert face.run(keys.claim("k", "print", "b")) == first
+    moved: Claim = face.run(keys.move(first.ref, "b"))
+    assert moved == Claim("3.1.1", "b", None)
+    assert face.run(keys.move(first.ref, "c")) == moved
+    face.run(keys.done(first.ref, 5))  # of the shard that had forgone it: it cannot be
+    face.run(keys.done(moved.ref, 7))
+    assert face.run(keys.claim("k", "print", "c")) == Claim("3.1.1", "b", 7)
+    with pytest.raises(Conflict):
+        face.run(keys.move("3.9.0", "c"))
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_f1_a_move_that_was_cut_short_is_finished_by_the_next_request(face: Face, moved: bool) -> None:
+    pipeline = face.create(metadata={"shards": 2})
+    batch = parse_batch(json.dumps(RECORDS).encode())
+    [first, second] = shards_of(face, pipeline)
+    namespace = face.node.runtime.namespace
+    keys = namespace("IdempotencyKeys").get_by_name(partition_of(pipeline, "key-1"))
+    claim: Claim = face.run(keys.claim("key-1", fingerprint_of(batch.ndjson), first))
+    face.run(namespace("StreamShard").get_by_name(first).forgo(claim.ref))
+    if moved:
+        face.run(keys.move(claim.ref, second))
+    for _ in range(3):
+        assert send(face, pipeline, RECORDS).result == {"committed": 2}
+    with pytest.raises(Conflict):  # what was under way to the first shard all the time
+        face.run(namespace("StreamShard").get_by_name(first).append(batch.ndjson, 2, 1, claim.ref))
+    assert len(face.drain()) == 2

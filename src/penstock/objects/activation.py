@@ -26,7 +26,7 @@ import structlog
 from penstock.base.errors import Fenced, Internal, ObjectFailed, Overloaded, PenstockError, Unavailable
 from penstock.base.limits import BLOCK_CONCURRENCY_MS_MAX, WAIT_UNTIL_MAX, WAIT_UNTIL_MS_MAX
 from penstock.objects.alarm import Alarm, is_counted, must_index_before_commit, on_fired, on_handler_failed
-from penstock.objects.committer import Committer
+from penstock.objects.committer import Committer, FirstOfAll
 from penstock.objects.durable_object import AlarmInfo, Context, DurableObject, GatedBuckets, ObjectAborted
 from penstock.objects.gate import InputGate
 from penstock.objects.identity import ObjectId
@@ -327,7 +327,7 @@ class Activation:
 
     # -- commit -------------------------------------------------------------------------------------------
 
-    def _before_commit(self) -> Awaitable[None] | None:
+    def _before_commit(self) -> FirstOfAll | None:
         """An alarm that moved earlier is written to the index, durably, before its transaction commits."""
         if not self._storage.alarm_touched:
             return None
@@ -335,7 +335,7 @@ class Activation:
         if not must_index_before_commit(alarm, self._indexed_ms):
             return None
         assert alarm is not None
-        return self._index_alarm(alarm.at_ms)
+        return partial(self._index_alarm, alarm.at_ms)
 
     async def _index_alarm(self, at_ms: int) -> None:
         await self._runtime.alarms.schedule(self.id, at_ms)
