@@ -80,6 +80,7 @@ def test_what_a_line_holds_is_kept_to_the_letter() -> None:
         (b'{"a":1},\n{"a":1}', "The body is not JSON"),
         (b'{"a":1}\n{\n"a":2}', "Line 2 is not JSON"),
         (b'{\n"a":1}\n{"a":2}', "Line 1 is not JSON"),
+        (b'{\n"a":1}\n{"a":2}\n', "Line 1 is not JSON"),
         (b'{"a":"\\ud800"}', "not JSON"),
         (b'{"a":"\\ud800"}\n{}', "not JSON"),
         (b'{"a":NaN}', "not JSON"),

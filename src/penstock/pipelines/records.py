@@ -84,9 +84,10 @@ def _parse_lines(body: bytes | bytearray) -> Batch:
         # Not even the first line is complete: it was meant as one object on several.
         raise wrong[1] if wrong and wrong[0] else _not_json(body, error) from error
     ndjson = b"\n".join([*raws, b""])
-    # The splitter is content with any white space, or none, between two values. That each has a line of its own is
-    # seen at once where the lines are as they will be stored; otherwise each is looked at.
-    if len(raws) > 1 and ndjson != body and ndjson[:-1] != body:
+    # The splitter is content with any white space, or none, between two values and inside of them. That each has a
+    # line of its own is seen at once where the lines are as they will be stored; otherwise each is looked at.
+    as_stored = ndjson.count(b"\n") == len(raws) and body in (ndjson, ndjson[:-1])
+    if len(raws) > 1 and not as_stored:
         wrong = _first_wrong_line(body)
         if wrong is not None:
             raise wrong[1]
