@@ -150,6 +150,14 @@ def test_g4_every_byte_that_is_changed_is_noticed_or_means_nothing(
     assert face.drain() == [*as_lines(RECORDS), b'{"end":1}'] * taken
 
 
+@pytest.mark.parametrize("flag", [0x20, 0x40, 0x80])
+def test_g4_reserved_flags_of_gzip_get_400(face: Face, flag: int) -> None:
+    body = gzip.compress(PLAIN)
+    body = body[:3] + bytes([flag]) + body[4:]
+    status, code, message = face.ingest(face.create(), body, {"content-encoding": "gzip"}).ingest_error
+    assert (status, code) == (400, 1003) and "reserved flags" in message
+
+
 def test_g4_a_zstd_window_larger_than_rfc_9659_allows_gets_400(face: Face) -> None:
     compressor = zstd.ZstdCompressor(options={zstd.CompressionParameter.window_log: 27})
     body = compressor.compress(b"[{}]" + b" " * 1_000) + compressor.compress(b" " * 1_000_000) + compressor.flush()

@@ -86,6 +86,8 @@ def read_coding(header: str) -> str | None:
 def inflate(coding: str, body: bytes | bytearray) -> Iterator[bytes]:
     """The content of `body`, piece by piece, each at most `INFLATED_SLICE_BYTES` and some empty. One gzip member or
     zstd frame is taken. Raises `Invalid` for what is damaged, incomplete or followed by more."""
+    if coding in ("gzip", "x-gzip") and body[3:4] > b"\x1f":
+        raise _wrong(coding, "it sets reserved flags")  # RFC 1952, 2.3.1.2, which isal overlooks
     decompressor = _CODINGS[coding]()
     view = memoryview(body)
     position = 0
