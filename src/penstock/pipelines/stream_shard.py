@@ -41,6 +41,7 @@ from penstock.pipelines.ledger import Ledger, LedgerFile, LedgerPage, Segment, S
 from penstock.pipelines.preparation import Recipe, prepare
 from penstock.pipelines.rolling import Rolling, due_at_ms
 from penstock.pipelines.scaling import LoadMeter
+from penstock.pipelines.shard_keys import ShardKeys
 from penstock.pipelines.sink_health import HEALTHY, Pause, after_failure
 from penstock.storage.connection import S3Connection
 
@@ -106,6 +107,7 @@ class StreamShard(DurableObject[PipelineEnv]):
         super().__init__(ctx, env)
         self._sql = SystemSql(ctx.storage)
         self._sql.exec(_TABLES)
+        self._keys = ShardKeys(self._sql, ctx.clock)
         config, closed, discarded, drained = self._sql.exec("SELECT * FROM state").one()[1:]
         self._config: ShardConfig | None = json.decode(config, type=ShardConfig) if config else None
         self._closed = bool(closed)
@@ -126,16 +128,24 @@ class StreamShard(DurableObject[PipelineEnv]):
 
     # -- in -----------------------------------------------------------------------------------------------
 
-    def append(self, body: bytes, records: int, version: int) -> None:
-        """Store a request's `records` (NDJSON in `body`). `version` is that of the caller's plan.
+    def append(self, body: bytes, records: int, version: int, key: str | None = None) -> int:
+        """Store a request's `records` (NDJSON in `body`). `version` is that of the caller's plan. `key` is the ref
+        of an idempotency claim: if its records are stored already, nothing more is, whatever the plan. Gives how
+        many records are stored.
 
         Raises `Conflict` when the plan is outdated, `Overloaded` when too much awaits delivery, `StorageFull`.
         """
+        if key is not None:
+            stored = self._keys.stored(key)
+            if stored is not None:
+                return stored
         config = self._config
         if self._closed or config is None or version != config.version:
             raise Conflict("The pipeline has changed; get its plan again.", code=CODE_PLAN_CHANGED)
         self._refuse_if_full(len(body))
         self._buffer.append(body, records, self._now_ms())
+        if key is not None:
+            self._keys.store(key, records)
         self._note_backlog()
         if config.scales and self._meter.add(len(body), self.ctx.clock.elapsed_ms()):
             self.ctx.wait_until(self._tell_load(config))
@@ -143,6 +153,11 @@ class StreamShard(DurableObject[PipelineEnv]):
             due_ms = self._due_ms(config)
             if self._alarm_ms is None or due_ms < self._alarm_ms:
                 self._set_alarm(due_ms)
+        return records
+
+    def forgo(self, key: str) -> int | None:
+        """Never take records under this key, which go elsewhere. If they are here, how many there are."""
+        return self._keys.forgo(key)
 
     def _now_ms(self) -> int:
         """The time that a row gets. Rows that wait together have rising times, so when the clock goes back far,
@@ -224,7 +239,10 @@ class StreamShard(DurableObject[PipelineEnv]):
         """Forget everything, once all is delivered."""
         self.env.statistics.forget(self.ctx.name)
         self.ctx.storage.delete_all()
-        self._drained = self._closed = True
+        # As one that was never configured: who still has its name is told to get the plan again.
+        self._sql.exec(_TABLES)
+        self._keys = ShardKeys(self._sql, self.ctx.clock)
+        self._config = None
 
     def status(self) -> ShardStatus:
         buffer, health = self._buffer, self._health
