@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, Protocol, TypeVar
 
 from penstock.base.clock import Clock
@@ -48,22 +49,36 @@ class Host(Protocol):
 
 
 class GatedBuckets:
-    """The buckets behind the output gate: an upload starts only when everything that the object wrote before is
-    durable, since what is in a bucket can be seen."""
+    """The buckets behind the output gate: a request starts only when everything that the object wrote before is
+    durable, since what is in a bucket can be seen, and so can the names that a request asks for."""
 
     def __init__(self, buckets: ObjectStore, wait_durable: WaitDurable) -> None:
         self._buckets = buckets
         self._wait_durable = wait_durable
 
-    async def put(self, bucket: str, key: str, chunks: Chunks) -> int:
+    async def put(self, bucket: str, key: str, content: Chunks | bytes | bytearray) -> int:
+        """Store `content` and give its size. Bytes are taken as they are at the call.
+
+        A function that makes the bytes, for a file too large for memory, is called later: when the gate has opened,
+        in another thread, and again for each new try. The object goes on meanwhile, so it must not look at the
+        object's attributes, which may tell of writes that are not durable, but at values that do not change or at
+        rows, by `storage.reader()`. Raises what `ObjectStore.put` raises.
+        """
+        chunks = content if callable(content) else partial(_one_chunk, bytes(content))
         await self._wait_durable()
         return await self._buckets.put(bucket, key, chunks)
 
     async def get(self, bucket: str, key: str) -> bytes:
+        await self._wait_durable()
         return await self._buckets.get(bucket, key)
 
     async def list(self, bucket: str, prefix: str = "") -> Sequence[ObjectInfo]:
+        await self._wait_durable()
         return await self._buckets.list(bucket, prefix)
+
+
+def _one_chunk(content: bytes) -> tuple[bytes]:
+    return (content,)
 
 
 class Context:
@@ -80,7 +95,7 @@ class Context:
         *,
         clock: Clock,
         rng: Rng,
-        buckets: ObjectStore,
+        buckets: GatedBuckets,
         namespace: Callable[[str], Namespace],
         host: Host,
     ) -> None:
