@@ -34,7 +34,7 @@ from penstock.objects.inscription import note_identity
 from penstock.objects.object_stream import ObjectStream
 from penstock.objects.remote import IMMUTABLE, passed_on
 from penstock.objects.storage import ObjectStorage
-from penstock.objects.work import FAILURES, Work, resumed
+from penstock.objects.work import Work, is_abort, is_from_outside, resumed
 from penstock.storage.database import Database
 from penstock.storage.relay import Commit
 
@@ -117,7 +117,9 @@ class Activation:
             self.id = note_identity(self._storage.execute, self.id)
             try:
                 self._object = build(self._context())
-            except FAILURES as error:
+            except BaseException as error:
+                if is_from_outside(error):
+                    raise
                 raise self._as_penstock_error(error, "start") from error
             await self._committer.wait_durable()
             self._check_still_starting()
@@ -246,7 +248,9 @@ class Activation:
             if held is not None:
                 await held
             return self._stream(result, method) if streams else result
-        except FAILURES as error:
+        except BaseException as error:
+            if is_from_outside(error):
+                raise
             raise await self._failure(error, method)
         finally:
             self._running -= 1
@@ -289,13 +293,18 @@ class Activation:
                     result = await self._work.run(work())
                 if not outcome.done():
                     outcome.set_result(result)
-            except FAILURES as error:
+            except BaseException as error:
                 # Who waits is refused, not passed on: the next activation may well fail in the same way.
-                self.refusal = self._as_penstock_error(error, "block_concurrency_while")
+                is_outside = is_from_outside(error)
+                self.refusal = (
+                    _closed() if is_outside else self._as_penstock_error(error, "block_concurrency_while")
+                )
                 self._committer.break_with(self.refusal)
                 if not outcome.done():
                     outcome.set_exception(self.refusal)
                     outcome.exception()  # a constructor does not ask for it
+                if is_outside:
+                    raise
             finally:
                 self.gate.unshut()
 
@@ -319,7 +328,9 @@ class Activation:
         try:
             async with asyncio.timeout(WAIT_UNTIL_MS_MAX / 1000):
                 await self._work.run(work)
-        except FAILURES as error:
+        except BaseException as error:
+            if is_from_outside(error):
+                raise
             failure = self._as_penstock_error(error, "wait_until")
             log.error("object_background_failed", object=self.id.label, error=failure.message, exc_info=error)
         finally:
@@ -390,7 +401,7 @@ class Activation:
             self._checkpointing = False
 
     def _as_penstock_error(self, error: BaseException, doing: str) -> PenstockError:
-        if not isinstance(error, Exception) and self._committer.broken is None:
+        if is_abort(error) and self._committer.broken is None:
             self._break_by_hand(error)  # it was raised without `ctx.abort`
         if self._committer.broken is not None:  # by an abort, or by the disk; the rest follows from that
             return self._committer.broken
@@ -432,9 +443,12 @@ class Activation:
             await self._work.run(self._object.alarm(AlarmInfo(alarm.retries)))
             if storage.alarm_hidden:  # unless the handler set another
                 storage.write_alarm(None)
-        except FAILURES as error:
-            if self._committer.broken is not None or not isinstance(error, Exception):
-                raise self._as_penstock_error(error, "alarm") from error
+        except BaseException as error:
+            if is_from_outside(error):
+                raise
+            failure = self._as_penstock_error(error, "alarm")
+            if self._committer.broken is not None:
+                raise failure from error
             log.error("alarm_failed", object=self.id.label, retries=alarm.retries, error=str(error), exc_info=error)
             self._runtime.note_failure(self.id, error)
             after = self._after_failure(alarm, counted=is_counted(error))

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, ExitStack
 from penstock.base.errors import PenstockError
 from penstock.objects.committer import Committer
 from penstock.objects.streams import close, own_bytes
-from penstock.objects.work import FAILURES, Work
+from penstock.objects.work import Work, is_from_outside
 
 
 class ObjectStream:
@@ -43,7 +43,9 @@ class ObjectStream:
         except StopAsyncIteration:
             await self._committer.wait_durable()
             raise
-        except FAILURES as error:
+        except BaseException as error:
+            if is_from_outside(error):
+                raise
             raise await self._failure(error)
         await self._committer.wait_durable()
         return chunk

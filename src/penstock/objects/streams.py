@@ -19,7 +19,7 @@ import structlog
 from penstock.base.errors import ObjectFailed, PenstockError, Unavailable
 from penstock.base.limits import STREAM_CHUNK_BYTES_MAX
 from penstock.objects.remote import Failure
-from penstock.objects.work import FAILURES
+from penstock.objects.work import is_from_outside
 from penstock.storage.channel import Channel
 
 log = structlog.get_logger("penstock.objects")
@@ -114,14 +114,18 @@ async def _write_all(
                 if before_chunk is not None:
                     await before_chunk()
                 await channel.write(piece)
-    except PenstockError as error:
-        failure = error
-    except FAILURES as error:
-        name = type(error).__name__
-        failure = ObjectFailed(f"The writer of the stream failed: {name}: {error}", type_name=name)
+    except BaseException as error:
+        if is_from_outside(error):
+            raise
+        failure = error if isinstance(error, PenstockError) else _writer_failed(error)
     if before_chunk is not None:
         await before_chunk()  # the end tells about the writer as a chunk does, and so does an error
     return failure
+
+
+def _writer_failed(error: BaseException) -> ObjectFailed:
+    name = type(error).__name__
+    return ObjectFailed(f"The writer of the stream failed: {name}: {error}", type_name=name)
 
 
 def encode_failure(error: PenstockError) -> bytes:
@@ -136,7 +140,9 @@ async def close(source: Any) -> None:
         return
     try:
         await aclose()
-    except FAILURES as error:
+    except BaseException as error:
+        if is_from_outside(error):
+            raise
         log.warning("stream_not_closed_cleanly", error=repr(error))
 
 
