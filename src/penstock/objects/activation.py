@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import structlog
 
 from penstock.base.errors import Fenced, Internal, ObjectFailed, Overloaded, PenstockError, Unavailable
-from penstock.base.limits import BLOCK_CONCURRENCY_MS_MAX, WAIT_UNTIL_MAX, WAIT_UNTIL_MS_MAX
+from penstock.base.limits import BLOCK_CONCURRENCY_MS_MAX, CALLS_WAITING_MAX, WAIT_UNTIL_MAX, WAIT_UNTIL_MS_MAX
 from penstock.objects.alarm import Alarm, is_counted, must_index_before_commit, on_fired, on_handler_failed
 from penstock.objects.committer import Committer
 from penstock.objects.durable_object import AlarmInfo, Context, DurableObject, GatedBuckets, ObjectAborted
@@ -34,6 +34,7 @@ from penstock.objects.inscription import note_identity
 from penstock.objects.object_stream import ObjectStream
 from penstock.objects.remote import IMMUTABLE, passed_on
 from penstock.objects.storage import ObjectStorage
+from penstock.objects.system_storage import SystemStorage
 from penstock.objects.work import Work, is_abort, is_from_outside, resumed
 from penstock.storage.database import Database
 from penstock.storage.relay import Commit
@@ -89,7 +90,7 @@ class Activation:
         self._alarm_position = 0
         self._database: Database | None = None
         self._committer: Committer
-        self._storage: ObjectStorage
+        self._storage: SystemStorage
         self._object: DurableObject[Any]
         gate.shut()  # until it has started
 
@@ -111,7 +112,7 @@ class Activation:
                 on_broken=self._on_broken,
             )
             self._check_still_starting()
-            self._storage = ObjectStorage(self._committer)
+            self._storage = SystemStorage(self._committer)
             self._indexed_ms = self._runtime.alarms.indexed_ms(self.id)
             self._storage.create_tables()
             self.id = note_identity(self._storage.execute, self.id)
@@ -141,7 +142,7 @@ class Activation:
     def _context(self) -> Context:
         return Context(
             self.id,
-            self._storage,
+            ObjectStorage(self._storage),
             clock=self._ports.clock,
             rng=self._ports.rng,
             buckets=GatedBuckets(self._ports.buckets, self._committer.wait_durable),
@@ -225,6 +226,10 @@ class Activation:
         if not self.gate.is_open and inside is not self.gate:
             if self.phase is Phase.ENDING:
                 late = self.awaits_next = True
+            if self.gate.waiting >= CALLS_WAITING_MAX:
+                raise Overloaded(
+                    f"{CALLS_WAITING_MAX} calls wait to enter {self.id.label}, which is the limit.", retry_after_s=1
+                )
             await self.gate.enter()
         if self.phase is not Phase.ACTIVE:
             if self.refusal is not None and not late:

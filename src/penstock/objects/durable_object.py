@@ -60,9 +60,10 @@ class GatedBuckets:
         """Store `content` and give its size. Bytes are taken as they are at the call.
 
         A function that makes the bytes, for a file too large for memory, is called later: when the gate has opened,
-        in another thread, and again for each new try. The object goes on meanwhile, so it must not look at the
-        object's attributes, which may tell of writes that are not durable, but at values that do not change or at
-        rows, by `storage.reader()`. Raises what `ObjectStore.put` raises.
+        in another thread, and again for each new try. The object goes on meanwhile, so it must look at values that
+        do not change, not at the object's attributes, which may tell of writes that are not durable by then.
+
+        Raises what `ObjectStore.put` raises.
         """
         chunks = content if callable(content) else partial(_one_chunk, bytes(content))
         await self._wait_durable()

@@ -250,7 +250,7 @@ class Runtime:
         id, gate = activation.id, activation.gate
         del self._active[id.address]
         self._ending -= 1
-        if gate.is_awaited and (activation.refusal is None or activation.awaits_next) and not self._stopping:
+        if gate.waiting and (activation.refusal is None or activation.awaits_next) and not self._stopping:
             # It starts before the gate opens, and behind the same gate, so that no newcomer can overtake.
             self._activate(id, gate)
         gate.unshut()

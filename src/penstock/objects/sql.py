@@ -25,7 +25,7 @@ from penstock.objects.statements import split
 from penstock.storage.database import SqlValue
 
 if TYPE_CHECKING:
-    from penstock.objects.storage import ObjectStorage
+    from penstock.objects.system_storage import SystemStorage
 
 Row = tuple[Any, ...]
 
@@ -135,7 +135,7 @@ class Sql:
 
     __slots__ = ("_committer", "_execute", "_sandbox", "_total_changes")
 
-    def __init__(self, storage: ObjectStorage) -> None:
+    def __init__(self, storage: SystemStorage) -> None:
         self._committer = storage.committer
         self._execute = storage.committer.execute_restricted
         self._total_changes = storage.committer.database.total_changes
@@ -243,7 +243,7 @@ class SystemSql:
 
     __slots__ = ("_execute",)
 
-    def __init__(self, storage: ObjectStorage) -> None:
+    def __init__(self, storage: SystemStorage) -> None:
         self._execute: Callable[[str, tuple[SqlValue, ...]], apsw.Cursor] = storage.committer.execute
 
     def exec(self, query: str, *bindings: SqlValue) -> Rows:

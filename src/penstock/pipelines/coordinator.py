@@ -14,6 +14,7 @@ from msgspec import json
 from penstock.base.errors import NotFound
 from penstock.objects import AlarmInfo, Context, DurableObject
 from penstock.objects.sql import SystemSql
+from penstock.objects.storage import system_storage
 from penstock.pipelines.environment import PipelineEnv
 from penstock.pipelines.plan import Plan, plan_shards
 from penstock.pipelines.registry import REGISTRY
@@ -44,7 +45,7 @@ class Coordinator(DurableObject[PipelineEnv]):
 
     def __init__(self, ctx: Context, env: PipelineEnv) -> None:
         super().__init__(ctx, env)
-        self._sql = SystemSql(ctx.storage)
+        self._sql = SystemSql(system_storage(ctx.storage))
         self._sql.exec(_TABLES)
 
     async def create(self, settings: PipelineSettings) -> PipelineDescription:

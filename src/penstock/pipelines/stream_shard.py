@@ -37,6 +37,7 @@ from penstock.base.limits import (
 )
 from penstock.objects import AlarmInfo, Context, DurableObject
 from penstock.objects.sql import SystemSql
+from penstock.objects.storage import system_storage
 from penstock.pipelines.environment import PipelineEnv
 from penstock.pipelines.file_content import file_chunks
 from penstock.pipelines.layout import Compression, file_key
@@ -120,7 +121,7 @@ class SealedFile:
 class StreamShard(DurableObject[PipelineEnv]):
     def __init__(self, ctx: Context, env: PipelineEnv) -> None:
         super().__init__(ctx, env)
-        self._sql = SystemSql(ctx.storage)
+        self._sql = SystemSql(system_storage(ctx.storage))
         self._sql.exec(_TABLES)
         config, closed, *freed, self._last_ulid = self._sql.exec("SELECT * FROM state").one()[1:]
         self._config: ShardConfig | None = json.decode(config, type=ShardConfig) if config else None
@@ -335,7 +336,9 @@ class StreamShard(DurableObject[PipelineEnv]):
 
     async def _deliver(self, file: SealedFile) -> None:
         """Make and write the file, then record it. The upload waits at the output gate for the seal."""
-        chunks = partial(file_chunks, self.ctx.storage.reader, file.first, file.last, file.compression)
+        chunks = partial(
+            file_chunks, system_storage(self.ctx.storage).reader, file.first, file.last, file.compression
+        )
         size = await self.ctx.buckets.put(file.bucket, file.key, chunks)
         self._sql.exec("UPDATE files SET delivered = 1 WHERE ulid = ?1", file.ulid)
         self._failures = 0
@@ -361,7 +364,7 @@ class StreamShard(DurableObject[PipelineEnv]):
             self._freed = freed
             self._note_backlog()
         self._sql.exec("DELETE FROM files WHERE ulid = ?1", file.ulid)
-        await self.ctx.storage.give_back_space()
+        await system_storage(self.ctx.storage).give_back_space()
 
     def _note_failure(self, file: SealedFile | None, error: Exception) -> None:
         """A file could not be sealed or delivered. It is tried for ever: no number of failures makes its records
