@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from penstock.base.errors import PenstockError
-from penstock.objects import Runtime, activation
+from penstock.objects import Runtime, activation, object_alarm
 from penstock.objects.committer import Committer
 from penstock.objects.remote import Method
 from penstock.testing.sim.programs import run_programs
@@ -93,7 +93,7 @@ def test_arguments_that_are_copied_when_the_gate_has_opened_are_noticed(monkeypa
 
 
 def test_an_alarm_that_is_not_indexed_before_its_commit_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(activation, "must_index_before_commit", lambda alarm, indexed_ms: False)
+    monkeypatch.setattr(object_alarm, "must_index_before_commit", lambda alarm, indexed_ms: False)
     find_problem("lost the alarm")
 
 
