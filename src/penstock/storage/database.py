@@ -31,6 +31,7 @@ from penstock.base.errors import Corrupt, Fenced, PenstockError, StorageFull, Un
 from penstock.base.limits import DISK_FULL_RETRY_S
 from penstock.storage.disk import Disk, WalFile
 from penstock.storage.relay import Commit
+from penstock.storage.sqlite_memory import spare_pages
 
 #: A value that SQLite stores: what a statement's parameters and rows are made of.
 SqlValue = None | int | float | str | bytes
@@ -139,6 +140,7 @@ class Database:
                 " ON CONFLICT DO UPDATE SET value = value + 1 RETURNING value"
             ).get
         self._wal_end = self._wal_bytes_of(self._hook_frames)
+        spare_pages(connection)
 
     def _on_wal_commit(self, _connection: apsw.Connection, _schema: str, frames: int) -> int:
         self._hook_frames = frames
