@@ -11,6 +11,7 @@ from penstock.base.errors import Invalid
 from penstock.base.limits import OBJECT_NAME_BYTES_MAX
 from penstock.objects import AlarmInfo, DurableObject, ObjectId
 from penstock.objects.alarm_index import rehome
+from penstock.objects.storage import system_storage
 from penstock.testing.sim.mount import Mount
 
 from .notebook import Notebook
@@ -27,7 +28,8 @@ class Self(DurableObject[SimpleNamespace]):
 
     def meta(self) -> dict[str, object]:
         """As an operator's tool finds it in the database."""
-        rows = self.ctx.storage.execute("SELECT key, value FROM _penstock_meta WHERE key <> 'openings'")
+        execute = system_storage(self.ctx.storage).execute
+        rows = execute("SELECT key, value FROM _penstock_meta WHERE key <> 'openings'")
         return dict(rows.fetchall())
 
     def wake_soon(self) -> None:

@@ -12,7 +12,7 @@ from penstock.base.errors import Corrupt, Internal, Invalid
 from penstock.objects import SqlConstraintError, SqlError
 from penstock.objects.sql import SystemSql
 from penstock.objects.statements import split
-from penstock.objects.storage import ObjectStorage
+from penstock.objects.storage import ObjectStorage, system_storage
 
 from .box import Box, do, in_object
 from .world import World, error_of, run, start, turns
@@ -375,7 +375,7 @@ def test_a_constraint_that_fails_at_the_commit_fails_the_calls_of_the_step() -> 
 
 def test_sql_of_our_own_classes_is_without_the_limits() -> None:
     def work(storage: ObjectStorage) -> None:
-        sql = SystemSql(storage)
+        sql = SystemSql(system_storage(storage))
         sql.exec("CREATE TABLE t (body); CREATE INDEX i ON t (body)")
         sql.exec("INSERT INTO t VALUES (?)", bytes(5_000_000))
         assert sql.exec("SELECT length(body) FROM t").one() == (5_000_000,)

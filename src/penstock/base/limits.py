@@ -98,6 +98,9 @@ ZSTD_WINDOW_BITS_MAX = 23
 
 #: When a client that was refused for a full disk should try again: room is made by people or by deliveries.
 DISK_FULL_RETRY_S = 5
+#: Calls that wait until an object may be entered, per object: half a second of them at 20,000 calls a second, and
+#: some 30 MB besides their arguments.
+CALLS_WAITING_MAX = 10_000
 #: `block_concurrency_while` gives up after this (Cloudflare: 30 s).
 BLOCK_CONCURRENCY_MS_MAX = 30_000
 

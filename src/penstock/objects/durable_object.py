@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, Protocol, TypeVar
 
 from penstock.base.clock import Clock
@@ -49,8 +51,8 @@ class Host(Protocol):
 
 
 class GatedBuckets:
-    """Implements `ObjectStore`: buckets behind the output gate. What changes a bucket starts only when everything
-    that the object wrote before is durable, since what is in a bucket can be seen.
+    """Implements `ObjectStore`: buckets behind the output gate. A request starts only when everything that the
+    object wrote before is durable: what is in a bucket can be seen, and so can the names that a request asks for.
 
     These are the folders of this machine; `at` gives others.
     """
@@ -66,17 +68,31 @@ class GatedBuckets:
             return self
         return GatedBuckets(self._s3.at(connection), self._s3, self._wait_durable)
 
-    async def put(self, bucket: str, key: str, chunks: Chunks) -> int:
+    async def put(self, bucket: str, key: str, content: Chunks | bytes | bytearray) -> int:
+        """Store `content` and give its size. Bytes are taken as they are at the call.
+
+        A function that makes the bytes, for a file too large for memory, is called later: when the gate has opened,
+        in another thread, and again for each new try. The object goes on meanwhile, so it must look at values that
+        do not change, not at the object's attributes, which may tell of writes that are not durable by then.
+
+        Raises what `ObjectStore.put` raises.
+        """
+        chunks = content if callable(content) else partial(_one_chunk, bytes(content))
         await self._wait_durable()
         return await self._buckets.put(bucket, key, chunks)
 
     async def get(self, bucket: str, key: str) -> bytes:
+        await self._wait_durable()
         return await self._buckets.get(bucket, key)
 
-    def read(self, bucket: str, key: str) -> AsyncGenerator[bytes, None]:
-        return self._buckets.read(bucket, key)
+    async def read(self, bucket: str, key: str) -> AsyncGenerator[bytes, None]:
+        await self._wait_durable()
+        async with aclosing(self._buckets.read(bucket, key)) as pieces:
+            async for piece in pieces:
+                yield piece
 
     async def head(self, bucket: str, key: str) -> ObjectInfo | None:
+        await self._wait_durable()
         return await self._buckets.head(bucket, key)
 
     async def delete(self, bucket: str, key: str) -> None:
@@ -86,7 +102,12 @@ class GatedBuckets:
     async def list(
         self, bucket: str, prefix: str = "", *, after: str = "", limit: int | None = None
     ) -> Sequence[ObjectInfo]:
+        await self._wait_durable()
         return await self._buckets.list(bucket, prefix, after=after, limit=limit)
+
+
+def _one_chunk(content: bytes) -> tuple[bytes]:
+    return (content,)
 
 
 class Context:
