@@ -7,7 +7,7 @@ import time
 import pytest
 
 from penstock.base.errors import PenstockError
-from penstock.objects import activation
+from penstock.objects import object_alarm
 from penstock.objects.committer import Committer
 from penstock.testing.sim.programs import run_programs
 
@@ -68,7 +68,7 @@ def test_a_call_that_leaves_too_early_is_noticed(monkeypatch: pytest.MonkeyPatch
 
 
 def test_an_alarm_that_is_not_indexed_before_its_commit_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(activation, "must_index_before_commit", lambda alarm, indexed_ms: False)
+    monkeypatch.setattr(object_alarm, "must_index_before_commit", lambda alarm, indexed_ms: False)
     find_problem("lost the alarm")
 
 

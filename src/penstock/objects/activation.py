@@ -16,7 +16,6 @@ import enum
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -25,12 +24,12 @@ import structlog
 
 from penstock.base.errors import Fenced, Internal, ObjectFailed, Overloaded, PenstockError, Unavailable
 from penstock.base.limits import BLOCK_CONCURRENCY_MS_MAX, WAIT_UNTIL_MAX, WAIT_UNTIL_MS_MAX
-from penstock.objects.alarm import Alarm, is_counted, must_index_before_commit, on_fired, on_handler_failed
 from penstock.objects.committer import Committer
 from penstock.objects.durable_object import AlarmInfo, Context, DurableObject, GatedBuckets, ObjectAborted
 from penstock.objects.gate import InputGate
 from penstock.objects.identity import ObjectId
 from penstock.objects.inscription import note_identity
+from penstock.objects.object_alarm import ObjectAlarm
 from penstock.objects.object_stream import ObjectStream
 from penstock.objects.remote import IMMUTABLE, passed_on
 from penstock.objects.storage import ObjectStorage
@@ -78,18 +77,13 @@ class Activation:
         self._running = 0
         self._background = 0
         self._work = Work()
-        #: The alarm that `alarm()` runs for.
-        self._firing: Alarm | None = None
         self._checkpointing = False
         #: Held by whatever works on the database beside the loop.
         self._beside = asyncio.Lock()
-        #: Time of this object's entry in the alarm index, as far as it is known to be durable.
-        self._indexed_ms: int | None = None
-        #: The last commit that changed the alarm.
-        self._alarm_position = 0
         self._database: Database | None = None
         self._committer: Committer
         self._storage: ObjectStorage
+        self._alarm: ObjectAlarm
         self._object: DurableObject[Any]
         gate.shut()  # until it has started
 
@@ -106,15 +100,17 @@ class Activation:
                 self._ports.relay,
                 self.id.key,
                 self._runtime.tasks,
-                before_commit=self._before_commit,
+                before_commit=lambda: self._alarm.before_commit(),
                 on_commit=self._on_commit,
                 on_broken=self._on_broken,
             )
             self._check_still_starting()
             self._storage = ObjectStorage(self._committer)
-            self._indexed_ms = self._runtime.alarms.indexed_ms(self.id)
+            self._alarm = ObjectAlarm(
+                self._runtime, self.id, self._storage, self._committer, self._as_penstock_error
+            )
             self._storage.create_tables()
-            self.id = note_identity(self._storage.execute, self.id)
+            self.id = self._alarm.id = note_identity(self._storage.execute, self.id)
             try:
                 self._object = build(self._context())
             except FAILURES as error:
@@ -316,8 +312,7 @@ class Activation:
             self.last_used_s = self._loop_time()
 
     def abort(self, reason: str, retry_alarm: bool) -> NoReturn:
-        if self._firing is not None and self._committer.broken is None:
-            self._runtime.aborted_alarms[self.id.address] = AbortedAlarm(self._firing, retry_alarm)
+        self._alarm.note_abort(retry=retry_alarm)
         self._break_by_hand(reason)
         raise ObjectAborted(reason)
 
@@ -327,26 +322,8 @@ class Activation:
 
     # -- commit -------------------------------------------------------------------------------------------
 
-    def _before_commit(self) -> Awaitable[None] | None:
-        """An alarm that moved earlier is written to the index, durably, before its transaction commits."""
-        if not self._storage.alarm_touched:
-            return None
-        alarm = self._storage.read_alarm()
-        if not must_index_before_commit(alarm, self._indexed_ms):
-            return None
-        assert alarm is not None
-        return self._index_alarm(alarm.at_ms)
-
-    async def _index_alarm(self, at_ms: int) -> None:
-        await self._runtime.alarms.schedule(self.id, at_ms)
-        self._indexed_ms = at_ms
-
     def _on_commit(self, commit: Commit | None) -> None:
-        if self._storage.alarm_touched:
-            self._storage.alarm_touched = False
-            if commit is not None:  # else the alarm was set to what it was
-                self._alarm_position = commit.position
-            self._runtime.tasks.create_task(self._settle_alarm())
+        self._alarm.on_commit(commit)
         if commit is not None and commit.offset_bytes > self._runtime.wal_bytes_max and not self._checkpointing:
             self._checkpointing = True
             self._runtime.tasks.create_task(self._start_epoch())
@@ -401,67 +378,13 @@ class Activation:
             raise self.refusal or _closed()
         self._running += 1
         try:
-            alarm = self._storage.read_alarm()
-            aborted = self._runtime.aborted_alarms.pop(self.id.address, None)
-            if aborted is not None and aborted.alarm == alarm:
-                self._storage.write_alarm(self._after_failure(alarm) if aborted.retry else None)
-            elif on_fired(alarm, self._ports.clock.now_ms()):
-                assert alarm is not None
-                await self._run_alarm(alarm)
-            return await self._settle_alarm()
+            return await self._alarm.fire(self._run_alarm)
         finally:
             self._running -= 1
             self.last_used_s = self._loop_time()
 
-    async def _run_alarm(self, alarm: Alarm) -> None:
-        storage = self._storage
-        storage.alarm_hidden = True
-        self._firing = alarm
-        try:
-            await self._work.run(self._object.alarm(AlarmInfo(alarm.retries)))
-            if storage.alarm_hidden:  # unless the handler set another
-                storage.write_alarm(None)
-        except FAILURES as error:
-            if self._committer.broken is not None or not isinstance(error, Exception):
-                raise self._as_penstock_error(error, "alarm") from error
-            log.error("alarm_failed", object=self.id.label, retries=alarm.retries, error=str(error), exc_info=error)
-            self._runtime.note_failure(self.id, error)
-            after = self._after_failure(alarm, counted=is_counted(error))
-            if storage.alarm_hidden:  # unless the handler set another, which replaces the retries
-                storage.write_alarm(after)
-        finally:
-            storage.alarm_hidden = False
-            self._firing = None
-
-    def _after_failure(self, alarm: Alarm, *, counted: bool = True) -> Alarm:
-        after = on_handler_failed(alarm, self._ports.clock.now_ms(), self._ports.rng, counted=counted)
-        self._runtime.statistics.alarm_failures += 1
-        self._runtime.statistics.alarms_given_up += after.failed
-        return after
-
-    async def _settle_alarm(self) -> bool:
-        """Let the index follow the committed alarm, once that is durable; False if a newer one is on its way, which
-        does the same when it is there. An entry that stays early does no harm, so nothing here is retried."""
-        try:
-            await self._committer.wait_durable()
-            if self._storage.alarm_touched or not self._committer.is_durable(self._alarm_position):
-                return False
-            alarm = self._storage.read_alarm()
-            at_ms = alarm.at_ms if alarm is not None and not alarm.failed else None
-            self._runtime.alarms.settle(self.id, at_ms)
-        except PenstockError as error:
-            log.debug("alarm_not_settled", object=self.id.label, error=error.message)
-            return False
-        self._indexed_ms = at_ms
-        return True
-
-
-@dataclass(frozen=True, slots=True)
-class AbortedAlarm:
-    """An alarm whose handler was ended by `ctx.abort`: what that means for it is written by the next activation."""
-
-    alarm: Alarm
-    retry: bool
+    def _run_alarm(self, info: AlarmInfo) -> Awaitable[None]:
+        return self._work.run(self._object.alarm(info))
 
 
 def _closed() -> Unavailable:

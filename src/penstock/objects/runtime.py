@@ -22,12 +22,13 @@ from penstock.base.limits import (
     WAL_BYTES_MAX_DEFAULT,
 )
 from penstock.objects import remote
-from penstock.objects.activation import AbortedAlarm, Activation
+from penstock.objects.activation import Activation
 from penstock.objects.alarm_index import AlarmIndex
 from penstock.objects.durable_object import Context, DurableObject
 from penstock.objects.failures import FailureLog
 from penstock.objects.gate import InputGate
 from penstock.objects.identity import ObjectId
+from penstock.objects.object_alarm import AbortedAlarm
 from penstock.objects.object_stream import ObjectStream
 from penstock.objects.placement import owner
 from penstock.objects.remote import Method
