@@ -65,6 +65,11 @@ class Limits:
             )
 
 
+#: Requests of one pipeline that an executor stores in one turn of its loop while others have some too: at some 40
+#: µs each, what others wait for it at most.
+REQUESTS_PER_TURN_MAX = 8
+#: For so long a pipeline that was seen counts as one of the others.
+TURNS_WINDOW_MS = 1_000
 #: Objects with nothing to do are closed after this time; Cloudflare evicts after 70 to 140 s.
 OBJECT_IDLE_MS_MAX = 70_000
 #: Objects in memory per executor: 1 GB, at about 200 KB for a small object. Each has three files open, of which

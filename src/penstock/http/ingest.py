@@ -32,6 +32,7 @@ from penstock.http.inflight import Inflight, InflightShare
 from penstock.http.ingest_body import IngestBodies
 from penstock.http.ingest_head import IngestHead, read_head
 from penstock.http.request_id import RequestIds
+from penstock.http.turns import Turns
 from penstock.pipelines.broker import Broker, Route
 from penstock.pipelines.records import parse_batch
 from penstock.storage.disk_guard import DiskGuard
@@ -67,6 +68,7 @@ class Ingest:
         self._bodies = IngestBodies(limits.body_bytes_max, clock)
         self._inflight = inflight
         self._ids = ids
+        self._turns = Turns(clock)
 
     async def handle(self, pipeline: str, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request for the pipeline of this id."""
@@ -114,7 +116,7 @@ class Ingest:
         self._bodies.check_size(head.length or 0, unread=True)
         route = await self._admitted(pipeline, head.authorization)
         self._guard.check()
-        with InflightShare(self._inflight) as share:
+        with InflightShare(self._inflight, pipeline) as share:
             body = await self._bodies.receive(receive, share)
             if coding is not None:
                 body = await self._bodies.inflated(coding, body, share)
@@ -139,6 +141,7 @@ class Ingest:
     async def _store(
         self, pipeline: str, route: Route, authorization: str | None, key: str | None, body: bytes | bytearray
     ) -> int:
+        await self._turns.take(pipeline)
         batch = parse_batch(body)
         try:
             records = await self._broker.send(route, batch, key)

@@ -38,6 +38,9 @@ from penstock.http.request_id import RequestIds
 from penstock.objects import Runtime
 from penstock.storage.disk_guard import DiskGuard
 
+#: What bodies of requests to objects count as, among those of pipelines.
+_OWNER = "objects"
+
 log = structlog.get_logger("penstock.http")
 
 PREFIX = b"/objects/"
@@ -158,7 +161,7 @@ class ObjectRequests:
             while more:
                 piece, more = await receive_piece(receive)
                 body += piece
-                self._inflight.add(len(piece))
+                self._inflight.add(_OWNER, len(piece))
                 self._refuse_if_too_large(len(body), unread=more)
             query_string = scope["query_string"].decode("latin-1")
             request = Request(scope["method"], address.path, query_string, headers, bytes(body))
@@ -166,7 +169,7 @@ class ObjectRequests:
             response: Response = await stub.fetch(request)
             return response
         finally:
-            self._inflight.remove(len(body))
+            self._inflight.remove(_OWNER, len(body))
 
     def _refuse_if_too_large(self, size: int, *, unread: bool) -> None:
         if size > self._limits.body_bytes_max:
