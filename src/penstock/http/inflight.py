@@ -24,8 +24,8 @@ class Inflight:
         owned = self._bytes_of[owner] = self._bytes_of.get(owner, 0) + size
         if self.bytes > self._bytes_max // 2 and self._is_too_much(owned):
             raise Overloaded(
-                f"Too many request bytes await being written (inflight_bytes_max is {self._bytes_max}, of which each "
-                "pipeline may have its share). Nothing of this request was stored; send it again later.",
+                f"Too many request bytes await being written (inflight_bytes_max is {self._bytes_max}, of which "
+                "each pipeline may have its share). Nothing of this request was stored; send it again later.",
                 retry_after_s=1,
             )
 
