@@ -77,6 +77,10 @@ DISCARDED_BYTES_MAX = 64 * MIB
 
 #: When a client that was refused for a full disk should try again: room is made by people or by deliveries.
 DISK_FULL_RETRY_S = 5
+#: A key in a bucket, in bytes of UTF-8: Linux takes paths of 4,096 bytes, which begin with the data directory's.
+#: And what is between two of its slashes, which is the name of a file or folder (NAME_MAX).
+KEY_BYTES_MAX = 3_000
+KEY_PART_BYTES_MAX = 255
 #: `block_concurrency_while` gives up after this (Cloudflare: 30 s).
 BLOCK_CONCURRENCY_MS_MAX = 30_000
 

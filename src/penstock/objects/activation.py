@@ -26,8 +26,9 @@ import structlog
 from penstock.base.errors import Fenced, Internal, ObjectFailed, Overloaded, PenstockError, Unavailable
 from penstock.base.limits import BLOCK_CONCURRENCY_MS_MAX, WAIT_UNTIL_MAX, WAIT_UNTIL_MS_MAX
 from penstock.objects.alarm import Alarm, is_counted, must_index_before_commit, on_fired, on_handler_failed
+from penstock.objects.buckets import GatedBuckets
 from penstock.objects.committer import Committer
-from penstock.objects.durable_object import AlarmInfo, Context, DurableObject, GatedBuckets, ObjectAborted
+from penstock.objects.durable_object import AlarmInfo, Context, DurableObject, ObjectAborted
 from penstock.objects.gate import InputGate
 from penstock.objects.identity import ObjectId
 from penstock.objects.inscription import note_identity
@@ -205,10 +206,20 @@ class Activation:
     # -- calls --------------------------------------------------------------------------------------------
 
     async def call(
-        self, method: str, args: tuple[Any, ...], *, streams: bool = False, inside: InputGate | None = None
+        self,
+        method: str,
+        args: tuple[Any, ...],
+        finish: Callable[[Any], Any],
+        *,
+        streams: bool = False,
+        inside: InputGate | None = None,
     ) -> Any:
-        """Run a method and give its result, once it may be seen. Raises `PenstockError`s only. `streams`: the
-        result is a stream, and an `ObjectStream` is given. `inside`: the gate that the call has passed already."""
+        """Run a method and give its result, once it may be seen. Raises `PenstockError`s only.
+
+        `finish` makes of the result what is given to the caller, a copy or bytes. It runs in the step in which the
+        method returns: while the result waits at the output gate the object goes on, and may change what it gave.
+        `streams`: `finish` gives a stream, and an `ObjectStream` is given. `inside`: the gate that the call has
+        passed already."""
         late = False
         if not self.gate.is_open and inside is not self.gate:
             if self.phase is Phase.ENDING:
@@ -217,7 +228,7 @@ class Activation:
         if self.phase is not Phase.ACTIVE:
             if self.refusal is not None and not late:
                 raise self.refusal
-            return await self._runtime.call_next(self, method, args, streams=streams)
+            return await self._runtime.call_next(self, method, args, finish, streams=streams)
         self._running += 1
         try:
             result = getattr(self._object, method)(*args)
@@ -231,10 +242,11 @@ class Activation:
                     result = await self._work.run(resumed(result, waits_for))
             elif cls not in IMMUTABLE and inspect.isawaitable(result):
                 result = await self._work.run(result)
+            result = finish(result)
             held = self._committer.hold()
             if held is not None:
                 await held
-            return self._stream(aiter(result), method) if streams else result
+            return self._stream(result, method) if streams else result
         except FAILURES as error:
             raise await self._failure(error, method)
         finally:
@@ -244,13 +256,13 @@ class Activation:
     async def _failure(self, error: BaseException, method: str) -> PenstockError:
         """What the caller gets for what the object's code raised, once it may be seen. An error tells about the
         object's state as a result does, so it waits like one. Raises the reason if the object broke."""
-        if not isinstance(error, Exception):
-            raise self._as_penstock_error(error, method)
+        # Before it waits: its text may show what is in memory.
+        failure = self._as_penstock_error(error, method)
         await self._committer.wait_durable()
         if not isinstance(error, PenstockError):
             log.error("object_method_failed", object=self.id.label, method=method, exc_info=error)
             self._runtime.note_failure(self.id, error)
-        return self._as_penstock_error(error, method)
+        return failure
 
     def _stream(self, source: AsyncIterator[bytes], method: str) -> ObjectStream:
         failure = partial(self._failure, method=method)

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, ExitStack
 
 from penstock.base.errors import PenstockError
 from penstock.objects.committer import Committer
-from penstock.objects.streams import close
+from penstock.objects.streams import close, own_bytes
 from penstock.objects.work import FAILURES, Work
 
 
@@ -39,7 +39,7 @@ class ObjectStream:
         if self._committer.broken is not None:
             raise self._committer.broken
         try:
-            chunk = await self._work.run(self._source.__anext__())
+            chunk = own_bytes(await self._work.run(self._source.__anext__()))
         except StopAsyncIteration:
             await self._committer.wait_durable()
             raise

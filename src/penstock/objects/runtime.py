@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -256,14 +257,24 @@ class Runtime:
 
     # -- calls --------------------------------------------------------------------------------------------
 
-    async def call_here(self, id: ObjectId, method: str, args: tuple[Any, ...]) -> Any:
-        """Call a method of an object that lives here."""
+    async def call_here(
+        self, id: ObjectId, method: str, args: tuple[Any, ...], finish: Callable[[Any], Any]
+    ) -> Any:
+        """Call a method of an object that lives here. `finish` as in `Activation.call`."""
         self._class(id.namespace).statistics.calls += 1
-        return await self._activation(id).call(method, args)
+        return await self._activation(id).call(method, args, finish)
 
-    async def call_next(self, ended: Activation, method: str, args: tuple[Any, ...], *, streams: bool) -> Any:
+    async def call_next(
+        self,
+        ended: Activation,
+        method: str,
+        args: tuple[Any, ...],
+        finish: Callable[[Any], Any],
+        *,
+        streams: bool,
+    ) -> Any:
         """A call that has passed the gate of an activation that ended meanwhile."""
-        return await self._activation(ended.id).call(method, args, streams=streams, inside=ended.gate)
+        return await self._activation(ended.id).call(method, args, finish, streams=streams, inside=ended.gate)
 
     async def call_there(self, slot: int, id: ObjectId, method: str, args: bytes) -> bytes:
         """Call a method of an object of executor `slot`; gives the encoded result."""
@@ -274,7 +285,8 @@ class Runtime:
         """Serve a sibling's `call_there`. Errors are answers."""
         try:
             id, name, _, args = self._requested(payload)
-            return _answer(id, name, await self.call_here(id, name, args))
+            answer: bytes = await self.call_here(id, name, args, partial(_answer, id, name))
+            return answer
         except PenstockError as error:
             return remote.encode_error(error)
 
@@ -294,22 +306,49 @@ class Runtime:
 
     # -- calls with streams -------------------------------------------------------------------------------
 
-    async def call_streams(
+    async def call_streams_here(
+        self,
+        id: ObjectId,
+        method: Method,
+        name: str,
+        args: tuple[Any, ...],
+        source: AsyncIterator[bytes] | None,
+        before_chunk: BeforeCall | None,
+        on_failure: OnFailure | None,
+    ) -> Any:
+        """Call a method that takes or gives a stream, of an object that lives here. `args` and `source` are those
+        of `Method.take_stream`. `before_chunk` is awaited before each chunk that the caller writes; `on_failure` is
+        told how the stream that the caller reads failed."""
+        writer, reader = linked()
+        taken = Chunks(reader)
+        if source is not None:
+            self.tasks.create_task(pump(source, writer, before_chunk))
+            args = method.put_stream(args, taken)
+        try:
+            result = await self._call_streams(id, method, name, args, method.copy_result)
+            if not method.gives_stream:
+                taken.close()
+                return result
+        except BaseException:
+            taken.close()
+            raise
+        writer, reader = linked()
+        self.tasks.create_task(_give(result, writer, taken))
+        return Chunks(reader, on_failure)
+
+    async def call_streams_there(
         self,
         slot: int,
         id: ObjectId,
         method: Method,
         name: str,
-        args: tuple[Any, ...],
+        args: bytes,
+        source: AsyncIterator[bytes] | None,
         before_chunk: BeforeCall | None,
         on_failure: OnFailure | None,
     ) -> Any:
-        """Call a method that takes or gives a stream, on executor `slot`. `before_chunk` is awaited before each
-        chunk that the caller writes; `on_failure` is told how the stream that the caller reads failed."""
-        args, source = method.take_stream(args)
-        if slot == self.slot:
-            return await self._call_streams_here(id, method, name, args, source, before_chunk, on_failure)
-        request = remote.encode_request(id, name, method.encode_args(args))
+        """As `call_streams_here`, of an object of executor `slot`."""
+        request = remote.encode_request(id, name, args)
         channel = self.ports.transport.open(slot, request)
         writing = None
         if source is None:
@@ -327,33 +366,14 @@ class Runtime:
         channel.stop_reading()
         return result
 
-    async def _call_streams_here(
-        self,
-        id: ObjectId,
-        method: Method,
-        name: str,
-        args: tuple[Any, ...],
-        source: AsyncIterator[bytes] | None,
-        before_chunk: BeforeCall | None,
-        on_failure: OnFailure | None,
+    async def _call_streams(
+        self, id: ObjectId, method: Method, name: str, args: tuple[Any, ...], finish: Callable[[Any], Any]
     ) -> Any:
-        args = method.copy_args(args)
-        writer, reader = linked()
-        taken = Chunks(reader)
-        if source is not None:
-            self.tasks.create_task(pump(source, writer, before_chunk))
-            args = method.put_stream(args, taken)
-        try:
-            result = await self._activation(id).call(name, args, streams=method.gives_stream)
-            if not method.gives_stream:
-                taken.close()
-                return method.copy_result(result)
-        except BaseException:
-            taken.close()
-            raise
-        writer, reader = linked()
-        self.tasks.create_task(_give(result, writer, taken))
-        return Chunks(reader, on_failure)
+        """The call itself. `finish` is for a result that is no stream."""
+        self._class(id.namespace).statistics.calls += 1
+        if method.gives_stream:
+            return await self._activation(id).call(name, args, aiter, streams=True)
+        return await self._activation(id).call(name, args, finish)
 
     async def answer_streams(self, payload: bytes, channel: Channel) -> None:
         """Serve a sibling's `call_streams`. Errors are answers."""
@@ -361,9 +381,9 @@ class Runtime:
         try:
             id, name, method, args = self._requested(payload)
             args = method.put_stream(args, taken)
-            result = await self._activation(id).call(name, args, streams=method.gives_stream)
+            result = await self._call_streams(id, method, name, args, partial(_answer, id, name))
             if not method.gives_stream:
-                channel.reply(_answer(id, name, result))
+                channel.reply(result)
         except PenstockError as error:
             channel.reply(remote.encode_error(error))
             result = None

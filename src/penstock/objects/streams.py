@@ -88,28 +88,40 @@ async def pump(
     failure: PenstockError | None = None
     try:
         if not channel.unread:
-            async for chunk in source:
-                for piece in _pieces(chunk):
-                    if before_chunk is not None:
-                        await before_chunk()
-                    await channel.write(piece)
-            if before_chunk is not None:
-                await before_chunk()
+            failure = await _write_all(source, channel, before_chunk)
     except asyncio.CancelledError:
         failure = Unavailable("The writer of the stream has ended before the stream.", retry_after_s=1)
         if not channel.unread or task.uncancel():
             raise
     except PenstockError as error:
         failure = error
-    except FAILURES as error:
-        name = type(error).__name__
-        failure = ObjectFailed(f"The writer of the stream failed: {name}: {error}", type_name=name)
     finally:
         channel.on_unread = lambda: None
         try:
             await close(source)
         finally:
             channel.end(b"" if failure is None else encode_failure(failure))
+
+
+async def _write_all(
+    source: AsyncIterator[bytes], channel: Channel, before_chunk: Callable[[], Awaitable[None]] | None
+) -> PenstockError | None:
+    """Gives the error in which the source ended. Raises what `before_chunk` raises."""
+    failure: PenstockError | None = None
+    try:
+        async for chunk in source:
+            for piece in _pieces(own_bytes(chunk)):
+                if before_chunk is not None:
+                    await before_chunk()
+                await channel.write(piece)
+    except PenstockError as error:
+        failure = error
+    except FAILURES as error:
+        name = type(error).__name__
+        failure = ObjectFailed(f"The writer of the stream failed: {name}: {error}", type_name=name)
+    if before_chunk is not None:
+        await before_chunk()  # the end tells about the writer as a chunk does, and so does an error
+    return failure
 
 
 def encode_failure(error: PenstockError) -> bytes:
@@ -128,10 +140,15 @@ async def close(source: Any) -> None:
         log.warning("stream_not_closed_cleanly", error=repr(error))
 
 
-def _pieces(chunk: Any) -> Iterator[bytes]:
-    if type(chunk) is not bytes:
-        if not isinstance(chunk, (bytes, bytearray, memoryview)):
-            raise TypeError(f"a stream's chunks are bytes, not {type(chunk).__name__}")
-        chunk = bytes(chunk)  # its owner may change it
+def own_bytes(chunk: Any) -> bytes:
+    """The bytes of a chunk, whose owner may change it. Raises `TypeError` for what is none."""
+    if type(chunk) is bytes:
+        return chunk
+    if not isinstance(chunk, (bytes, bytearray, memoryview)):
+        raise TypeError(f"a stream's chunks are bytes, not {type(chunk).__name__}")
+    return bytes(chunk)
+
+
+def _pieces(chunk: bytes) -> Iterator[bytes]:
     for start in range(0, len(chunk), STREAM_CHUNK_BYTES_MAX):
         yield chunk[start : start + STREAM_CHUNK_BYTES_MAX]

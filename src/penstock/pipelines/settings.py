@@ -15,13 +15,13 @@ from penstock.base import limits
 from penstock.base.errors import Invalid
 from penstock.pipelines.layout import Compression
 from penstock.pipelines.rolling import Rolling
+from penstock.storage.bucket_names import BUCKET_NAME
 
 CODE_INVALID_NAME = 2
 CODE_INVALID_SETTINGS = 1012
 
 _NAME = re.compile(r"[a-zA-Z0-9-]{1,128}")
 _NAME_RULE = f"must be 1 to {limits.PIPELINE_NAME_LENGTH_MAX} characters of a-z, A-Z, 0-9 and '-'"
-_BUCKET = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 _PREFIX_PART = re.compile(r"[^/\x00-\x1f\x7f\\]+")
 
 
@@ -192,7 +192,7 @@ def parse_settings(body: bytes) -> PipelineSettings:
     check_name(asked.name)
     if compression == "deflate":
         raise _invalid("destination.compression.type", "'deflate' is not available; use 'gzip' or 'none'")
-    if not _BUCKET.fullmatch(path.bucket):
+    if not BUCKET_NAME.fullmatch(path.bucket):
         raise _invalid(
             "destination.path.bucket",
             "must be 3 to 63 characters of a-z, 0-9 and '-', and start and end with a letter or digit",
