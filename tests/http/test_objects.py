@@ -222,7 +222,7 @@ def test_without_an_application_there_is_nothing_to_reach(make_face: MakeFace) -
 
 
 def test_requests_and_refusals_are_counted_by_reason(face: Face) -> None:
-    for path in ("", "/raise?kind=conflict", "/raise?kind=bug", "/bad?what=status"):
+    for path in ("", "/raise?kind=conflict", "/raise?kind=bug", "/bad?what=name"):
         face.get(f"/objects/Echo/a{path}")
     face.get("/objects/Gone/a")
     gone = face.open("POST", "/objects/Echo/a")

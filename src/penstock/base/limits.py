@@ -134,8 +134,9 @@ QUERY_ROWS_MAX = 1_000
 QUERY_RESULT_BYTES_MAX = 4 * MIB
 QUERY_SQL_BYTES_MAX = 100_000
 
-#: A call to an object in another process fails with `Unavailable` after this time.
-CALL_TIMEOUT_MS = 30_000
+#: A call to an object in another process fails with `Unavailable` after this time. Longer than an object may keep
+#: calls out, so that whoever waits for that gets to hear why it failed.
+CALL_TIMEOUT_MS = BLOCK_CONCURRENCY_MS_MAX + 5_000
 #: An executor that has not given its metrics by then shows as down; scrapers give up after 10 s.
 METRICS_TIMEOUT_MS = 2_000
 #: Bytes queued towards one sibling process before calls to it are refused.

@@ -22,6 +22,7 @@ from starlette.types import Scope
 from penstock.base.clock import Clock
 from penstock.base.errors import Internal, Invalid, PenstockError, TooLarge
 from penstock.base.limits import Limits
+from penstock.base.request_id import bind_request_id
 from penstock.http.auth import Authenticator
 from penstock.http.errors import headers_of, public, status_of
 from penstock.http.request_id import RequestIds
@@ -110,6 +111,7 @@ class Control:
     def _framed(self, endpoint: Endpoint) -> Handler:
         async def handle(request: Request) -> Response:
             request_id = self._ids.next().decode()
+            bind_request_id(request_id)
             started_ms = self._clock.elapsed_ms()
             response = await self._answer(endpoint, request, request_id)
             response.headers["x-request-id"] = request_id
@@ -135,10 +137,10 @@ class Control:
             return await endpoint.handler(request)
         except PenstockError as error:
             log.info("request_refused", reason=error.kind, error=error.message, request_id=request_id)
-            return error_envelope(public(error))
+            return error_envelope(public(error, request_id))
         except Exception as error:
             log.exception("request_failed", path=request.url.path, request_id=request_id)
-            return error_envelope(public(Internal(repr(error))))
+            return error_envelope(public(Internal(repr(error)), request_id))
 
     def _methods_of(self, scope: Scope) -> list[str]:
         """What the path of a request may be asked with. (Starlette itself names the methods of one route only.)"""

@@ -32,6 +32,7 @@ from penstock.objects.durable_object import AlarmInfo, Context, DurableObject, O
 from penstock.objects.gate import InputGate
 from penstock.objects.identity import ObjectId
 from penstock.objects.inscription import note_identity
+from penstock.objects.misuse import is_unmeant
 from penstock.objects.object_stream import ObjectStream
 from penstock.objects.remote import IMMUTABLE, passed_on
 from penstock.objects.storage import ObjectStorage
@@ -123,12 +124,16 @@ class Activation:
             await self._committer.wait_durable()
             self._check_still_starting()
             self.phase = Phase.ACTIVE
-        except Exception as error:  # noqa: BLE001 - whatever it was, it is what those who wait get
+        except Exception as error:
             self.refusal = self.refusal or (error if isinstance(error, PenstockError) else Internal(repr(error)))
             self.refusal.breaks_stub = True
-            log.warning("object_not_started", object=self.id.label, error=self.refusal.message)
+            cause = error.__cause__ or error
+            if is_unmeant(cause):
+                log.error("object_not_started", object=self.id.label, error=self.refusal.message, exc_info=cause)
+            else:
+                log.warning("object_not_started", object=self.id.label, error=self.refusal.message)
             if self.phase is Phase.STARTING:  # else it was closed meanwhile
-                self._runtime.note_failure(self.id, error.__cause__ or error)
+                self._runtime.note_failure(self.id, cause)
             self._runtime.discard(self, self.refusal)
         self._started.set()
         self.gate.unshut()
@@ -259,7 +264,7 @@ class Activation:
         # Before it waits: its text may show what is in memory.
         failure = self._as_penstock_error(error, method)
         await self._committer.wait_durable()
-        if not isinstance(error, PenstockError):
+        if is_unmeant(error):
             log.error("object_method_failed", object=self.id.label, method=method, exc_info=error)
             self._runtime.note_failure(self.id, error)
         return failure
@@ -286,13 +291,18 @@ class Activation:
 
         async def run() -> None:
             try:
-                async with asyncio.timeout(BLOCK_CONCURRENCY_MS_MAX / 1000):
+                async with asyncio.timeout(BLOCK_CONCURRENCY_MS_MAX / 1000) as limit:
                     result = await self._work.run(work())
                 if not outcome.done():
                     outcome.set_result(result)
             except FAILURES as error:
+                late = _too_late(BLOCK_CONCURRENCY_MS_MAX, "the object starts again")
+                reason = late if limit.expired() else error
+                if is_unmeant(reason):
+                    log.error("block_concurrency_failed", object=self.id.label, error=str(reason), exc_info=reason)
+                    self._runtime.note_failure(self.id, reason)
                 # Who waits is refused, not passed on: the next activation may well fail in the same way.
-                self.refusal = self._as_penstock_error(error, "block_concurrency_while")
+                self.refusal = self._as_penstock_error(reason, "block_concurrency_while")
                 self._committer.break_with(self.refusal)
                 if not outcome.done():
                     outcome.set_exception(self.refusal)
@@ -318,10 +328,11 @@ class Activation:
 
     async def _run_in_background(self, work: Awaitable[Any]) -> None:
         try:
-            async with asyncio.timeout(WAIT_UNTIL_MS_MAX / 1000):
+            async with asyncio.timeout(WAIT_UNTIL_MS_MAX / 1000) as limit:
                 await self._work.run(work)
         except FAILURES as error:
-            failure = self._as_penstock_error(error, "wait_until")
+            reason = _too_late(WAIT_UNTIL_MS_MAX, "it was ended") if limit.expired() else error
+            failure = self._as_penstock_error(reason, "wait_until")
             log.error("object_background_failed", object=self.id.label, error=failure.message, exc_info=error)
         finally:
             self._background -= 1
@@ -395,7 +406,7 @@ class Activation:
             self._break_by_hand(error)  # it was raised without `ctx.abort`
         if self._committer.broken is not None:  # by an abort, or by the disk; the rest follows from that
             return self._committer.broken
-        if isinstance(error, PenstockError):
+        if isinstance(error, PenstockError) and not is_unmeant(error):
             return passed_on(error)
         type_name = type(error).__name__
         return ObjectFailed(f"{self.id.label}.{doing} failed: {type_name}: {error}", type_name=type_name)
@@ -474,6 +485,10 @@ class AbortedAlarm:
 
     alarm: Alarm
     retry: bool
+
+
+def _too_late(ms: int, consequence: str) -> TimeoutError:
+    return TimeoutError(f"it was not done after {ms // 1000} s; {consequence}")
 
 
 def _closed() -> Unavailable:
