@@ -45,12 +45,12 @@ class Echo(DurableObject):
                 }[request.query["kind"][0]]
             case "/bad":
                 return {
-                    "status": Response(status=99),
-                    "splitting": Response(headers=Headers.of({"x": "a\r\nset-cookie: b"})),
-                    "name": Response(headers=Headers.of({"x y": "a"})),
-                    "latin": Response(headers=Headers.of({"x": "…"})),
-                    "type": {"not": "a response"},
-                }[request.query["what"][0]]  # type: ignore[return-value]
+                    "status": lambda: Response(status=99),
+                    "splitting": lambda: Response(headers=Headers.of({"x": "a\r\nset-cookie: b"})),
+                    "name": lambda: Response(headers=Headers.of({"x y": "a"})),
+                    "latin": lambda: Response(headers=Headers.of({"x": "…"})),
+                    "type": lambda: {"not": "a response"},
+                }[request.query["what"][0]]()  # type: ignore[return-value]
         return Response.json(
             {
                 "name": self.ctx.id.name,

@@ -102,10 +102,12 @@ class Response(Struct, frozen=True, array_like=True):
 
     def __post_init__(self) -> None:
         """Raises `TypeError` and `ValueError`, where the mistake is made."""
-        if not isinstance(self.body, bytes):
-            kind = type(self.body).__name__
+        body: object = self.body  # whatever the annotations say
+        headers: object = self.headers
+        if not isinstance(body, bytes):
+            kind = type(body).__name__
             raise TypeError(f"a Response's body must be bytes, not {kind}; use Response.text(…) or .json(…)")
-        if not isinstance(self.headers, Headers):
+        if not isinstance(headers, Headers):
             raise TypeError("a Response's headers must be Headers; use Headers.of({…})")
         if isinstance(self.status, bool) or not isinstance(self.status, int):
             raise TypeError(f"a Response's status must be an int, not {type(self.status).__name__}")
