@@ -93,6 +93,14 @@ def serve(
             help="At SIGTERM, how long running requests may take to finish.",
         ),
     ] = 10.0,
+    blocked_seconds_max: Annotated[
+        float,
+        typer.Option(
+            envvar="PENSTOCK_BLOCKED_SECONDS_MAX",
+            min=0,
+            help="An executor that an object's code holds up for so long is ended and started again; 0 = never.",
+        ),
+    ] = 60.0,
     log_format: Annotated[
         LogFormat | None,
         typer.Option(
@@ -169,6 +177,7 @@ def serve(
         port=port,
         executors=executors or _cores(),
         drain_seconds=drain_seconds,
+        blocked_seconds_max=blocked_seconds_max,
         log_format=log_format.value,
         limits=limits,
     )

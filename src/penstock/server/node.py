@@ -39,7 +39,8 @@ _METRICS = b"metrics"
 
 class Node:
     """`app` is the ASGI application, `answer` what siblings' requests are given to. `namespaces` are those of the
-    user's classes, where they are not called after their class."""
+    user's classes, where they are not called after their class. `blocked_seconds` says how long the event loop has
+    stood still."""
 
     def __init__(
         self,
@@ -55,6 +56,7 @@ class Node:
         on_fatal: Callable[[PenstockError], None],
         application: Application = NO_APPLICATION,
         namespaces: Mapping[str, str] | None = None,
+        blocked_seconds: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._ports = ports
         self._slot = slot
@@ -62,6 +64,7 @@ class Node:
         self._tasks = tasks
         self._ready = False
         self._relay_statistics = relay_statistics
+        self._blocked_seconds = blocked_seconds
         self.statistics = PipelineStatistics()
         self.runtime = Runtime(
             ports,
@@ -123,6 +126,7 @@ class Node:
             self.guard,
             self.inflight,
             self.objects.statistics,
+            self._blocked_seconds(),
         )
 
     async def _metrics(self) -> bytes:
