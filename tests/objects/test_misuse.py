@@ -209,3 +209,64 @@ def test_a_request_id_goes_along_to_the_executor_of_the_object(slot: int) -> Non
         assert line["request_id"] == "r-1"
 
     run(main, Clumsy, executors=2)
+
+
+class Careless(DurableObject[Any]):
+    """Has no alarm()."""
+
+    def __init__(self, ctx: Context, env: Any) -> None:
+        if getattr(env, "kind", "") != "orphan":
+            super().__init__(ctx, env)
+
+    async def do(self, what: str) -> None:
+        ctx = self.ctx
+        match what:
+            case "wait_until a function":
+                ctx.wait_until(self.work)  # type: ignore[arg-type]
+            case "block while a coroutine":
+                await ctx.block_concurrency_while(self.work())  # type: ignore[arg-type]
+            case "get a text":
+                ctx.namespace("Careless").get("0" * 64)  # type: ignore[arg-type]
+            case "set_alarm":
+                ctx.storage.set_alarm(1)
+
+    async def work(self) -> None:
+        pass
+
+    @staticmethod
+    def helper(n: int) -> int:
+        return n
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("wait_until a function", "ctx.wait_until(self.tell()), not (self.tell)"),
+        ("block while a coroutine", "ctx.block_concurrency_while(self.load), not (self.load())"),
+        ("get a text", "get takes an ObjectId, not a str; use get_by_name(name)"),
+        ("set_alarm", "The class has no alarm(), so no alarm can be set"),
+    ],
+)
+def test_a_call_in_the_wrong_spelling_is_refused_with_the_right_one(what: str, words: str) -> None:
+    async def main(world: World) -> None:
+        error = await error_of(world.stub(Careless).do(what))
+        assert type(error) is ObjectFailed and words in error.message
+
+    run(main, Careless)
+
+
+def test_a_constructor_that_does_not_call_the_base_class_is_told_to() -> None:
+    async def main(world: World) -> None:
+        world.env.kind = "orphan"
+        error = await error_of(world.stub(Careless).do(""))
+        assert "its __init__ must call super().__init__(ctx, env)" in error.message
+
+    run(main, Careless)
+
+
+def test_a_static_method_is_not_one_that_a_stub_can_call() -> None:
+    async def main(world: World) -> None:
+        with pytest.raises(Invalid, match="no method 'helper'"):
+            await world.stub(Careless).helper(1)
+
+    run(main, Careless)

@@ -93,6 +93,9 @@ _PENSTOCK = str(Path(__file__).parents[1])
 
 def _classes(module: ModuleType) -> tuple[UserClass, ...]:
     names = getattr(module, "__all__", None)
+    missing = [str(name) for name in names or () if not hasattr(module, str(name))]
+    if missing:
+        raise Invalid(f"Its __all__ names what it does not have: {', '.join(missing)}.")
     chosen = vars(module) if names is None else names
     found = []
     for name in chosen:
@@ -102,7 +105,10 @@ def _classes(module: ModuleType) -> tuple[UserClass, ...]:
         if names is not None or (value.__module__ == module.__name__ and not name.startswith("_")):
             found.append(value)
     if not found:
-        raise Invalid("It defines no public subclass of penstock.DurableObject.")
+        raise Invalid(
+            "It defines no class to serve: write class Counter(penstock.DurableObject). Classes whose names begin "
+            "with _, and imported ones that are not in __all__, are not served."
+        )
     return tuple(found)
 
 

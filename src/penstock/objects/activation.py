@@ -113,7 +113,7 @@ class Activation:
                 on_broken=self._on_broken,
             )
             self._check_still_starting()
-            self._storage = ObjectStorage(self._committer)
+            self._storage = ObjectStorage(self._committer, has_alarm=self._runtime.has_alarm(self.id.namespace))
             self._indexed_ms = self._runtime.alarms.indexed_ms(self.id)
             self._storage.create_tables()
             self.id = note_identity(self._storage.execute, self.id)

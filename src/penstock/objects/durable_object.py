@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, Protocol, TypeVar
@@ -86,6 +87,14 @@ class Context:
         If `work` raises or takes too long the object breaks: who waits to enter gets the error, and the next call
         starts the object again. A call to another object that calls this one back waits for itself until then.
         """
+        given: object = work  # whatever the annotations say
+        if not callable(given):
+            if inspect.iscoroutine(given):
+                given.close()
+            raise Invalid(
+                "block_concurrency_while takes an async function, which it calls itself: "
+                "ctx.block_concurrency_while(self.load), not (self.load())."
+            )
         return self._host.block_concurrency_while(work)
 
     def wait_until(self, work: Awaitable[Any]) -> None:
@@ -94,6 +103,11 @@ class Context:
 
         Raises `Overloaded` when 1,000 such works are under way.
         """
+        if not inspect.isawaitable(work):
+            raise Invalid(
+                "wait_until takes what an async function gives when it is called: "
+                f"ctx.wait_until(self.tell()), not (self.tell). This is of type {type(work).__name__}."
+            )
         self._host.wait_until(work)
 
     def abort(self, reason: str, *, retry_alarm: bool = True) -> NoReturn:

@@ -185,6 +185,8 @@ def methods_of(cls: type) -> dict[str, Method]:
     for name, function in inspect.getmembers(cls, inspect.isfunction):
         if name in _TAKEN:
             raise TypeError(f"{cls.__qualname__}.{name} could not be called: stubs have a {name!r} of their own.")
+        if isinstance(inspect.getattr_static(cls, name), staticmethod):
+            continue  # it is no object's
         if not name.startswith("_") and name not in _NOT_CALLABLE:
             methods[name] = Method(function)
     return methods

@@ -156,6 +156,10 @@ class Runtime:
                 f"There is no namespace {namespace!r}; known are {', '.join(self._namespaces)}."
             ) from None
 
+    def has_alarm(self, namespace: str) -> bool:
+        """Whether the class of a namespace has a handler of its own."""
+        return self._class(namespace).cls.alarm is not DurableObject.alarm
+
     def path(self, namespace: str, key: str) -> str:
         """Of an object's database."""
         return f"{self._folder}/objects/{namespace}/{key[:2]}/{key}.db"
@@ -414,7 +418,10 @@ class Runtime:
         self.statistics.activations += 1
 
         def build(ctx: Context) -> DurableObject[Any]:
-            return known.cls(ctx, known.env)
+            object = known.cls(ctx, known.env)
+            if getattr(object, "ctx", None) is not ctx:
+                raise TypeError("its __init__ must call super().__init__(ctx, env)")
+            return object
 
         self.tasks.create_task(activation.start(build))
         return activation

@@ -56,8 +56,10 @@ _AT_MS_MAX = (1 << 63) - 1
 class ObjectStorage:
     """One object's database with its implicit transaction and its alarm."""
 
-    def __init__(self, committer: Committer) -> None:
+    def __init__(self, committer: Committer, *, has_alarm: bool = True) -> None:
         self.committer = committer
+        #: Whether the class has a handler.
+        self._has_alarm = has_alarm
         self._savepoints = 0
         #: Set while `alarm()` runs, until the handler sets or deletes the alarm.
         self.alarm_hidden = False
@@ -175,7 +177,12 @@ class ObjectStorage:
         """Let `alarm()` be called at `at` (at once if that has passed), replacing the alarm there was.
 
         `at` is an int, milliseconds since the Unix epoch, or a datetime with a time zone. Raises `Invalid` for
-        anything else."""
+        anything else, and if the class has no `alarm()`."""
+        if not self._has_alarm:
+            raise Invalid(
+                "The class has no alarm(), so no alarm can be set; write: "
+                "async def alarm(self, info: AlarmInfo) -> None."
+            )
         self.write_alarm(Alarm(_to_ms(at)))
 
     def delete_alarm(self) -> None:
