@@ -90,13 +90,13 @@ class Ingest:
             self._refused(error.kind, pipeline, request_id, error.message)
             if isinstance(error, TooLargeAndUnread):
                 await discard_body(scope, receive)
-            await send_error(send, public(error), request_id, visible)
+            await send_error(send, public(error, request_id.decode()), request_id, visible)
             return
         except Exception as error:
             log.exception("ingest_failed", pipeline=pipeline[:64], request_id=request_id.decode())
             bug = Internal(repr(error))
             self._refused(bug.kind, pipeline, request_id, bug.message)
-            await send_error(send, public(bug), request_id, visible)
+            await send_error(send, public(bug, request_id.decode()), request_id, visible)
             return
         body = b'{"success":true,"result":{"committed":%d}}' % records
         await send_json(send, 200, body, [*visible, (b"x-request-id", request_id)])

@@ -17,6 +17,7 @@ from penstock.apps import Application, Headers, Request, Response
 from penstock.apps.application import UserClass, has_fetch
 from penstock.base.errors import Internal, Invalid, NotFound, PenstockError, TooLarge
 from penstock.base.limits import OBJECT_NAME_BYTES_MAX, Limits
+from penstock.base.request_id import bind_request_id
 from penstock.http.asgi import (
     ClientGone,
     RawHeaders,
@@ -121,6 +122,7 @@ class ObjectRequests:
         """Answer one request whose path starts with `PREFIX`."""
         self.statistics.requests += 1
         request_id = self._ids.next()
+        bind_request_id(request_id.decode())
         try:
             status, body, headers = _rendered(await self._fetch(scope, receive))
         except ClientGone:
@@ -130,12 +132,12 @@ class ObjectRequests:
             self._refused(error.kind, error.message, request_id)
             if isinstance(error, TooLargeAndUnread):
                 await discard_body(scope, receive)
-            await send_error(send, public(error), request_id)
+            await send_error(send, public(error, request_id.decode()), request_id)
             return
         except Exception as error:
             log.exception("request_failed", path=scope["path"][:200], request_id=request_id.decode())
             self._refused("internal", repr(error), request_id)
-            await send_error(send, public(Internal(repr(error))), request_id)
+            await send_error(send, public(Internal(repr(error)), request_id.decode()), request_id)
             return
         await send_answer(send, status, body, [*headers, (b"x-request-id", request_id)])
 
