@@ -130,6 +130,26 @@ def test_at_a_terminal_a_ready_server_says_where_to_go_on(
     assert err.endswith("\nerror: Cannot listen.\n")
 
 
+def test_at_a_terminal_a_ready_server_with_an_application_says_how_to_reach_an_object(
+    run: Any, served: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(logs, "_words", {})
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    (tmp_path / "tally_app.py").write_text("from penstock import DurableObject\nclass Tally(DurableObject): pass\n")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    try:
+        run("serve", "--app", str(tmp_path / "tally_app.py"))
+    finally:
+        sys.modules.pop("tally_app", None)
+    with restored_logs():
+        logs.configure_logs("console", process="supervisor")
+        structlog.get_logger("test").info("ready", url="http://127.0.0.1:1")
+    err = capsys.readouterr().err
+    assert ' token)" http://127.0.0.1:1/objects/Tally/my-name/\n' in err
+    assert " objects list Tally\n" in err and "pipelines create" not in err
+
+
 @contextmanager
 def restored_logs() -> Iterator[None]:
     handlers, level = logging.root.handlers[:], logging.root.level
