@@ -13,7 +13,7 @@ import pytest
 import structlog
 
 from penstock.base.limits import Limits
-from penstock.cli.sizes import format_bytes, parse_bytes
+from penstock.cli.sizes import format_bytes, format_measured, parse_bytes
 from penstock.server import logs
 
 
@@ -128,6 +128,15 @@ def test_at_a_terminal_a_ready_server_says_where_to_go_on(
     assert f"Credentials for the API are in {data_dir}/credentials.toml.\n" in err
     assert words.format(python=sys.executable, here=tmp_path) in err
     assert err.endswith("\nerror: Cannot listen.\n")
+
+
+def test_measured_sizes_are_all_decimal() -> None:
+    assert [format_measured(count) for count in (16_384, 37_000, 999, 5 * 2**20)] == [
+        "16.4 kB",
+        "37.0 kB",
+        "999 B",
+        "5.2 MB",
+    ]
 
 
 def test_at_a_terminal_a_ready_server_with_an_application_says_how_to_reach_an_object(

@@ -12,7 +12,7 @@ import typer
 from penstock.cli import output
 from penstock.cli.errors import CliError
 from penstock.cli.options import DATA_DIR_DEFAULT, AccountId, AsJson, DataDir, Token, Url, connect
-from penstock.cli.sizes import format_bytes
+from penstock.cli.sizes import format_measured
 
 if TYPE_CHECKING:
     from penstock.cli.client import Client
@@ -140,7 +140,7 @@ def _row(object: Json) -> list[str]:
     return [
         _name(object),
         str(object.get("id")),
-        format_bytes(object.get("size_bytes", 0)),
+        format_measured(object.get("size_bytes", 0)),
         "yes" if object.get("active") else "no",
         _time(object.get("last_active_ms")),
         _alarm(object.get("alarm")),
