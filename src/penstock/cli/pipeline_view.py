@@ -29,6 +29,7 @@ def settings_rows(pipeline: Json) -> list[tuple[str, str]]:
     """The settings in the order in which a record meets them. What the server left out is left out."""
     destination = pipeline.get("destination") or {}
     path = destination.get("path") or {}
+    batch = _batch(destination.get("batch") or {})
     rows: list[tuple[str, Any]] = [
         ("Id", pipeline.get("id")),
         ("Name", pipeline.get("name")),
@@ -48,7 +49,7 @@ def settings_rows(pipeline: Json) -> list[tuple[str, str]]:
         ("File names", path.get("filename")),
         ("Partition by", _partition(destination.get("partition_time"))),
         ("Compression", (destination.get("compression") or {}).get("type")),
-        ("Batch hints", _batch(destination.get("batch") or {})),
+        ("Batch hints", f"{batch}, whichever comes first" if ", " in batch else batch),
     ]
     return [(label, str(value)) for label, value in rows if value not in (None, "")]
 
@@ -107,23 +108,18 @@ def place(destination: Json) -> str:
 
 
 def differences(before: Json, after: Json) -> list[str]:
-    """What two deployments of a pipeline have different: `batch.max_duration_s 300 → 10`."""
-    old, new = dict(_leaves(before)), dict(_leaves(after))
-    changed = [
-        f"{name} {old.get(name, 'none')} → {new.get(name, 'none')}"
-        for name in dict.fromkeys((*old, *new))
-        if old.get(name) != new.get(name)
-    ]
+    """What two deployments of a pipeline have different: `compression gzip → zstd`."""
+    old, new = dict(_aspects(before)), dict(_aspects(after))
+    changed = [f"{name} {old[name]} → {new[name]}" for name in old if old[name] != new[name]]
     # A key is all that a generation can have different and nobody is shown.
     return changed or ["access to the bucket"]
 
 
-def _leaves(deployment: Json) -> Iterator[tuple[str, str]]:
+def _aspects(deployment: Json) -> Iterator[tuple[str, str]]:
+    """Everything that can change, in words; the same names for every deployment."""
     destination = deployment.get("destination") or {}
     yield "sources", ", ".join(str(source.get("type")) for source in deployment.get("source") or [])
-    for source in deployment.get("source") or []:
-        if source.get("type") == "http":
-            yield "authentication", "on" if source.get("authentication") else "off"
+    yield "authentication", "on" if requires_http_auth(deployment) else "off"
     yield "cors", ", ".join(_cors_origins(deployment)) or "none"
     yield "shards", str((deployment.get("metadata") or {}).get("shards", "by load"))
     yield "transforms", ", ".join(_transforms(deployment)) or "none"
@@ -131,9 +127,12 @@ def _leaves(deployment: Json) -> Iterator[tuple[str, str]]:
     yield "bucket at", _server(destination.get("credentials")) or "the server itself"
     yield "partition by", _partition(destination.get("partition_time")) or "none"
     yield "compression", str((destination.get("compression") or {}).get("type"))
-    for part in ("path", "batch"):
-        for name, value in (destination.get(part) or {}).items():
-            yield f"{part}.{name}", str(value)
+    path, batch = destination.get("path") or {}, destination.get("batch") or {}
+    yield "bucket", str(path.get("bucket"))
+    yield "prefix", str(path.get("prefix") or "none")
+    yield "folders", str(path.get("filepath", "by default"))
+    yield "file names", str(path.get("filename", "by default"))
+    yield "batch hints", _batch(batch)
 
 
 def _deployment_row(deployment: Json, before: Json | None) -> list[str]:
@@ -224,7 +223,7 @@ def _batch(batch: Json) -> str:
         parts.append(f"{seconds:g} s")
     if (rows := batch.get("max_rows")) is not None:
         parts.append(f"{rows:,} records")
-    return ", ".join(parts) + (", whichever comes first" if len(parts) > 1 else "")
+    return ", ".join(parts)
 
 
 def _time(text: object) -> str:
