@@ -132,10 +132,7 @@ def test_deployments_show_what_each_changed(run: Any, server: Any, pipeline: Any
     server.will_answer(ok([second, first]), ok([second, first]))
     heading, newest, oldest = run("pipelines", "deployments", "clicks").out.splitlines()
     assert heading.split() == ["VERSION", "STATE", "CREATED", "DRAINED", "SHARDS", "CHANGED"]
-    assert (
-        "transforms none → clean; code none → 1f00aa; batch hints 100 MB, 300 s, 10,000,000 records → 100 MB, 10 s,"
-        in newest
-    )
+    assert newest.endswith("  transforms none → clean; code none → 1f00aa; batch age 300 s → 10 s")
     assert re.split("  +", oldest.strip()) == ["1", "drained", "2026-11-25 01:00:00Z", "2026-11-25 02:00:30Z", "2"]
     assert [request.path.rsplit("/", 2)[1:] for request in server.requests] == [["clicks", "deployments"]]
     assert json.loads(run("pipelines", "deployments", "clicks", "--json").out) == [second, first]

@@ -100,7 +100,7 @@ _REGION = _Flag("--region", help="Region of the bucket.", default="auto", panel=
 _ACCESS_KEY_ID = _Flag(
     "--access-key-id",
     "--r2-access-key-id",
-    help="Access key for the S3 server; or set PENSTOCK_S3_ACCESS_KEY_ID, or AWS_ACCESS_KEY_ID.",
+    help="Access key for the S3 server, unless it is in the environment.",
     default=None,
     panel=_BUCKETS,
     metavar="ID",
@@ -108,8 +108,7 @@ _ACCESS_KEY_ID = _Flag(
 _SECRET_ACCESS_KEY = _Flag(
     "--secret-access-key",
     "--r2-secret-access-key",
-    help="Its secret; or, to keep it out of the shell's history, set PENSTOCK_S3_SECRET_ACCESS_KEY, or "
-    "AWS_SECRET_ACCESS_KEY.",
+    help="Its secret; in the environment it stays out of the shell's history.",
     default=None,
     panel=_BUCKETS,
     metavar="SECRET",

@@ -29,7 +29,7 @@ def settings_rows(pipeline: Json) -> list[tuple[str, str]]:
     """The settings in the order in which a record meets them. What the server left out is left out."""
     destination = pipeline.get("destination") or {}
     path = destination.get("path") or {}
-    batch = _batch(destination.get("batch") or {})
+    hints = [hint for _, hint in _hints(destination.get("batch") or {}) if hint]
     rows: list[tuple[str, Any]] = [
         ("Id", pipeline.get("id")),
         ("Name", pipeline.get("name")),
@@ -49,7 +49,7 @@ def settings_rows(pipeline: Json) -> list[tuple[str, str]]:
         ("File names", path.get("filename")),
         ("Partition by", _partition(destination.get("partition_time"))),
         ("Compression", (destination.get("compression") or {}).get("type")),
-        ("Batch hints", f"{batch}, whichever comes first" if ", " in batch else batch),
+        ("Batch hints", ", ".join(hints) + (", whichever comes first" if len(hints) > 1 else "")),
     ]
     return [(label, str(value)) for label, value in rows if value not in (None, "")]
 
@@ -132,7 +132,8 @@ def _aspects(deployment: Json) -> Iterator[tuple[str, str]]:
     yield "prefix", str(path.get("prefix") or "none")
     yield "folders", str(path.get("filepath", "by default"))
     yield "file names", str(path.get("filename", "by default"))
-    yield "batch hints", _batch(batch)
+    for label, hint in _hints(batch):
+        yield label, hint or "by default"
 
 
 def _deployment_row(deployment: Json, before: Json | None) -> list[str]:
@@ -215,15 +216,14 @@ def _partition(time: Json | None) -> str:
     return f"{time.get('field')} ({time.get('format')})" if time else ""
 
 
-def _batch(batch: Json) -> str:
-    parts = []
-    if (size := batch.get("max_bytes")) is not None:
-        parts.append(f"{size / BYTES_PER_MB:g} MB")
-    if (seconds := batch.get("max_duration_s")) is not None:
-        parts.append(f"{seconds:g} s")
-    if (rows := batch.get("max_rows")) is not None:
-        parts.append(f"{rows:,} records")
-    return ", ".join(parts)
+def _hints(batch: Json) -> list[tuple[str, str]]:
+    """What makes a file due, empty where the server says nothing of it."""
+    size, seconds, rows = (batch.get(name) for name in ("max_bytes", "max_duration_s", "max_rows"))
+    return [
+        ("batch size", "" if size is None else f"{size / BYTES_PER_MB:g} MB"),
+        ("batch age", "" if seconds is None else f"{seconds:g} s"),
+        ("batch records", "" if rows is None else f"{rows:,} records"),
+    ]
 
 
 def _time(text: object) -> str:
