@@ -6,22 +6,21 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from typing import Any
 
 import msgspec
 import structlog
 
-from penstock.base.errors import Fenced, Internal, Invalid, Overloaded, PenstockError, TooLarge, Unavailable
+from penstock.base.errors import Fenced, Internal, Invalid, Overloaded, PenstockError, Unavailable
 from penstock.base.limits import (
     CALL_TIMEOUT_MS,
-    FRAME_BYTES_MAX,
     OBJECT_IDLE_MS_MAX,
     OBJECTS_ACTIVE_MAX,
     SWEEP_INTERVAL_MS,
     WAL_BYTES_MAX_DEFAULT,
 )
+from penstock.base.request_id import bind_request_id
 from penstock.objects import remote
 from penstock.objects.activation import Activation
 from penstock.objects.alarm_index import AlarmIndex
@@ -37,6 +36,7 @@ from penstock.objects.streams import Chunks, OnFailure, encode_failure, pump
 from penstock.objects.stub import BeforeCall, Namespace
 from penstock.storage.channel import Channel, linked
 from penstock.storage.ports import Ports
+from penstock.storage.transport import no_answer
 
 log = structlog.get_logger("penstock.objects")
 
@@ -154,6 +154,10 @@ class Runtime:
             raise Invalid(
                 f"There is no namespace {namespace!r}; known are {', '.join(self._namespaces)}."
             ) from None
+
+    def has_alarm(self, namespace: str) -> bool:
+        """Whether the class of a namespace has a handler of its own."""
+        return self._class(namespace).cls.alarm is not DurableObject.alarm
 
     def path(self, namespace: str, key: str) -> str:
         """Of an object's database."""
@@ -286,8 +290,8 @@ class Runtime:
     async def answer(self, payload: bytes) -> bytes:
         """Serve a sibling's `call_there`. Errors are answers."""
         try:
-            id, name, _, args = self._requested(payload)
-            answer: bytes = await self.call_here(id, name, args, partial(_answer, id, name))
+            id, name, method, args = self._requested(payload)
+            answer: bytes = await self.call_here(id, name, args, method.encode_result)
             return answer
         except PenstockError as error:
             return remote.encode_error(error)
@@ -301,6 +305,8 @@ class Runtime:
         method = self._class(request.namespace).methods.get(request.method)
         if method is None:
             raise Invalid(f"{request.namespace} has no method {request.method!r} that a stub can call.")
+        if request.request_id:
+            bind_request_id(request.request_id)
         id = request.id
         if self.owner(id) != self.slot:
             raise Unavailable(f"{id.label} does not live on executor {self.slot}.", retry_after_s=1)
@@ -358,7 +364,7 @@ class Runtime:
         else:
             writing = self.tasks.create_task(pump(source, channel, before_chunk))
         try:
-            answer = await _wait_for_answer(channel, writing)
+            answer = await _wait_for_answer(slot, channel, writing)
             result = method.decode_result(remote.result_of(answer))
         except BaseException:
             channel.abandon(encode_failure(Unavailable("The caller has given up.")))
@@ -383,7 +389,7 @@ class Runtime:
         try:
             id, name, method, args = self._requested(payload)
             args = method.put_stream(args, taken)
-            result = await self._call_streams(id, method, name, args, partial(_answer, id, name))
+            result = await self._call_streams(id, method, name, args, method.encode_result)
             if not method.gives_stream:
                 channel.reply(result)
         except PenstockError as error:
@@ -412,7 +418,10 @@ class Runtime:
         self.statistics.activations += 1
 
         def build(ctx: Context) -> DurableObject[Any]:
-            return known.cls(ctx, known.env)
+            object = known.cls(ctx, known.env)
+            if getattr(object, "ctx", None) is not ctx:
+                raise TypeError("its __init__ must call super().__init__(ctx, env)")
+            return object
 
         self.tasks.create_task(activation.start(build))
         return activation
@@ -420,13 +429,6 @@ class Runtime:
     async def _fire_alarm(self, id: ObjectId) -> bool:
         self.statistics.alarms_fired += 1
         return await self._activation(id).fire_alarm()
-
-
-def _answer(id: ObjectId, name: str, result: Any) -> bytes:
-    answer = remote.encode_result(result)
-    if len(answer) > FRAME_BYTES_MAX:
-        raise TooLarge(f"{id.label}.{name} gave {len(answer)} bytes; the limit is {FRAME_BYTES_MAX}.")
-    return answer
 
 
 async def _give(stream: ObjectStream, channel: Channel, taken: Chunks) -> None:
@@ -437,7 +439,7 @@ async def _give(stream: ObjectStream, channel: Channel, taken: Chunks) -> None:
         taken.close()
 
 
-async def _wait_for_answer(channel: Channel, writing: asyncio.Task[None] | None) -> bytes:
+async def _wait_for_answer(slot: int, channel: Channel, writing: asyncio.Task[None] | None) -> bytes:
     """The answer to a call with streams. The time for it starts when the caller has written all of its own."""
     loop = asyncio.get_running_loop()
     limit_s = CALL_TIMEOUT_MS / 1000
@@ -455,4 +457,4 @@ async def _wait_for_answer(channel: Channel, writing: asyncio.Task[None] | None)
                 if writing is not None:
                     writing.remove_done_callback(start_time)
     except TimeoutError:
-        raise Unavailable("A sibling executor did not answer in time.", retry_after_s=1) from None
+        raise no_answer(slot) from None

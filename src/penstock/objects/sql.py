@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -242,6 +243,8 @@ class SystemSql:
 
 
 _BINDINGS = (type(None), int, float, str, bytes, bytearray, memoryview)
+#: In what apsw says of a wrong number of bindings.
+_USES = re.compile(r"uses (\d+)")
 _INT64 = range(-(1 << 63), 1 << 63)
 
 
@@ -268,5 +271,8 @@ def _wrong_with_bindings(error: Exception, bindings: tuple[object, ...]) -> str:
         if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
             return f"Binding {position} is not valid Unicode: it has a surrogate without its partner."
     if isinstance(error, apsw.BindingsError):
+        uses = _USES.search(str(error))
+        if uses is not None:
+            return f"The statement has {uses[1]} parameters, {len(bindings)} bindings were given."
         return f"The statement does not take {len(bindings)} bindings: {error}."
     return f"The query cannot be run: {error}."

@@ -136,6 +136,11 @@ class Namespace:
 
     def get(self, id: ObjectId) -> Stub:
         """A stub of the object, which need not exist yet. Raises `Invalid` for an id of another class."""
+        if not isinstance(id, ObjectId):
+            raise Invalid(
+                f"get takes an ObjectId, not a {type(id).__name__}; use get_by_name(name), or "
+                "get(id_from_string(text)) for the text of an id."
+            )
         if id.namespace != self._name:
             raise Invalid(f"{id.label} is an object of {id.namespace}, not of {self._name}.")
         return Stub(self._runtime, id, self._methods, self._before_call, lasting=self._lasting)
