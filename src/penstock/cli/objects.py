@@ -154,14 +154,14 @@ def _settings(object: Json) -> list[tuple[str, str]]:
     )
     if object.get("last_failure"):
         rows.append(
-            ("Last failure", f"{_time(object.get('last_failure_ms'))}  {_printable(object['last_failure'])}")
+            ("Last failure", f"{_time(object.get('last_failure_ms'))}  {output.printable(object['last_failure'])}")
         )
     return rows
 
 
 def _name(object: Json) -> str:
     name = object.get("name")
-    return "(none)" if name is None else _printable(str(name))
+    return "(none)" if name is None else output.printable(str(name))
 
 
 def _alarm(alarm: Json | None) -> str:
@@ -190,9 +190,4 @@ def _cell(value: Any) -> str:
         import base64
 
         return f"x'{base64.b64decode(value.get('base64', '')).hex()}'"
-    return _printable(str(value))
-
-
-def _printable(text: str) -> str:
-    """Names and values may come from anybody: nothing in them may command the terminal."""
-    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+    return output.printable(str(value))
