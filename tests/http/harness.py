@@ -25,11 +25,11 @@ from penstock.pipelines.transforms import NoTransforms
 from penstock.server.node import Node
 from penstock.storage.disk import OsDisk
 from penstock.storage.object_store import FolderStore
-from penstock.storage.s3_store import S3Pool
-from penstock.storage.secrets import SecretKey, Secrets
 from penstock.storage.offload import Threads
 from penstock.storage.ports import Ports
 from penstock.storage.relay import LocalRelay
+from penstock.storage.s3_store import S3Pool
+from penstock.storage.secrets import SecretKey, Secrets
 from penstock.storage.transport import UnixTransport
 
 ACCOUNT = "a" * 32
@@ -266,6 +266,10 @@ class Face:
         """Create a pipeline; gives its id. Files are due only after five minutes, unless `batch` says otherwise."""
         id: str = self.control("POST", PIPELINES, pipeline_body(name, **settings)).result["id"]
         return id
+
+    def coordinator(self, id: str) -> Any:
+        """The stub of a pipeline's head."""
+        return self.node.runtime.namespace("Coordinator").get_by_name(id)
 
     def drain(self, name: str = "clicks") -> list[bytes]:
         """Delete a pipeline, which delivers what it holds; gives all lines of all files in the bucket."""

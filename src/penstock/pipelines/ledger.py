@@ -18,7 +18,8 @@ from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import Struct, json
+from msgspec.structs import replace
 
 from penstock.base.limits import LEDGER_SEGMENTS_MAX
 from penstock.objects.sql import SystemSql
@@ -50,6 +51,7 @@ CREATE TABLE IF NOT EXISTS files (
   size_bytes INTEGER,              -- of the object in the bucket
   sha256 TEXT,                     -- likewise
   replayed_ms INTEGER,             -- when a dead-letter file's records were sent again
+  reasons TEXT,                    -- JSON: a dead-letter file's records by reason
   PRIMARY KEY (segment, key)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS totals (
@@ -59,6 +61,10 @@ CREATE TABLE IF NOT EXISTS totals (
   delivered_records INTEGER NOT NULL, dead_records INTEGER NOT NULL
 ) STRICT;
 INSERT INTO totals VALUES (0, 1, 0, 0, 0, 0) ON CONFLICT DO NOTHING;
+CREATE TABLE IF NOT EXISTS dead_totals (
+  reason TEXT PRIMARY KEY,
+  records INTEGER NOT NULL         -- of delivered dead-letter files
+) STRICT, WITHOUT ROWID;
 """
 
 
@@ -85,7 +91,8 @@ class Segment(Struct, frozen=True):
 
 
 class LedgerFile(Struct, frozen=True):
-    """`size_bytes` and `sha256` are those of the object in the bucket, known once it is made."""
+    """`size_bytes` and `sha256` are those of the object in the bucket, known once it is made. `reasons`: how many
+    records of a dead-letter file are dead by each reason."""
 
     segment: str
     key: str
@@ -97,16 +104,19 @@ class LedgerFile(Struct, frozen=True):
     size_bytes: int | None = None
     sha256: str | None = None
     replayed_ms: int | None = None
+    reasons: dict[str, int] = {}
 
 
 class Totals(Struct, frozen=True):
-    """Of a shard since it was made. `ledger_from_record`: the first record that the ledger still tells of."""
+    """Of a shard since it was made. `ledger_from_record`: the first record that the ledger still tells of.
+    `dead_reasons`: the dead records by reason."""
 
     ledger_from_record: int = 1
     files: int = 0
     file_bytes: int = 0
     delivered_records: int = 0
     dead_records: int = 0
+    dead_reasons: dict[str, int] = {}
 
 
 class LedgerPage(Struct, frozen=True):
@@ -121,7 +131,7 @@ class LedgerPage(Struct, frozen=True):
 _SEGMENT = (
     "ulid, state, first_sequence, last_sequence, first_record, records, bytes, received_ms, sealed_ms, delivered_ms"
 )
-_FILE = "segment, key, kind, records, bytes, spool, delivered, size_bytes, sha256, replayed_ms"
+_FILE = "segment, key, kind, records, bytes, spool, delivered, size_bytes, sha256, replayed_ms, reasons"
 
 
 class Ledger:
@@ -189,6 +199,12 @@ class Ledger:
             "   FROM files WHERE segment = ?1) AS new",
             segment.ulid,
         )
+        self._sql.exec(
+            "INSERT INTO dead_totals SELECT r.key, sum(r.value) FROM files, json_each(files.reasons) AS r"
+            " WHERE segment = ?1 AND reasons IS NOT NULL GROUP BY r.key"
+            " ON CONFLICT (reason) DO UPDATE SET records = records + excluded.records",
+            segment.ulid,
+        )
         self._sql.exec("UPDATE segments SET delivered_ms = ?2 WHERE ulid = ?1", segment.ulid, now_ms)
         self._set_state(segment, State.DELIVERED)
 
@@ -234,7 +250,8 @@ class Ledger:
         )
 
     def totals(self) -> Totals:
-        return Totals(*self._sql.exec("SELECT * FROM totals").one()[1:])
+        reasons: dict[str, int] = dict(self._sql.exec("SELECT reason, records FROM dead_totals ORDER BY reason"))
+        return replace(Totals(*self._sql.exec("SELECT * FROM totals").one()[1:]), dead_reasons=reasons)
 
     def discard_unfinished(self) -> None:
         """Forget what is not in the bucket yet."""
@@ -246,8 +263,9 @@ class Ledger:
     def _add_files(self, files: Iterable[LedgerFile]) -> None:
         for f in files:
             self._sql.exec(
-                f"INSERT INTO files ({_FILE}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, ?7, ?8, NULL)",
+                f"INSERT INTO files ({_FILE}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, ?7, ?8, NULL, ?9)",
                 *(f.segment, f.key, f.kind, f.records, f.bytes, f.spool, f.size_bytes, f.sha256),
+                json.encode(f.reasons).decode() if f.reasons else None,
             )
 
     def _set_state(self, segment: Segment, state: State) -> None:
@@ -268,4 +286,6 @@ def _segment(row: tuple[object, ...]) -> Segment:
 
 def _file(row: tuple[object, ...]) -> LedgerFile:
     values = dict(zip(_FILE.split(", "), row, strict=True))
+    reasons = values["reasons"]
+    values["reasons"] = json.decode(reasons) if isinstance(reasons, str) else {}
     return LedgerFile(**{**values, "delivered": bool(values["delivered"])})  # type: ignore[arg-type]

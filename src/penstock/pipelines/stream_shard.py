@@ -237,6 +237,15 @@ class StreamShard(DurableObject[PipelineEnv]):
         """Up to `limit` segments with a ULID above `after`, with their files."""
         return self._ledger.page(after, limit)
 
+    def dead_files(self, since_ms: int, after: str, limit: int) -> list[LedgerFile]:
+        """Up to `limit` dead-letter files that are in the bucket and were not sent again, of segments with a ULID
+        above `after` that were sealed since `since_ms`."""
+        return list(self._ledger.dead_files(since_ms, after, limit))
+
+    def replayed(self, segment: str, key: str) -> None:
+        """The records of a dead-letter file were sent again. Harmless to say twice."""
+        self._ledger.replayed(segment, key, self.ctx.clock.now_ms())
+
     # -- out ----------------------------------------------------------------------------------------------
 
     async def alarm(self, info: AlarmInfo) -> None:
@@ -434,6 +443,7 @@ class StreamShard(DurableObject[PipelineEnv]):
         statistics.file_bytes += size_bytes
         if file.kind == "dead":
             statistics.dead_records += file.records
+            statistics.dead_reasons.update(file.reasons)
         else:
             statistics.delivered_records += file.records
         log.info(
