@@ -5,8 +5,15 @@ from typing import Any
 
 import pytest
 
-from penstock.cli.errors import CliError
-from penstock.cli.pipeline_settings import Flags, describe, merge, requires_http_auth
+from penstock.cli.errors import ApiError, CliError
+from penstock.cli.pipeline_settings import (
+    Flags,
+    describe,
+    in_words_of_flags,
+    merge,
+    requires_http_auth,
+    split_origins,
+)
 
 
 def test_a_new_pipeline_has_both_sources_and_the_published_defaults() -> None:
@@ -41,13 +48,30 @@ def test_every_flag_has_its_place_in_the_description() -> None:
             require_http_auth=True,
             shard_count=3,
             sources=("http",),
+            cors_origins=("https://a.example", "*"),
         ),
     )
     assert body["metadata"] == {"shards": 3}
-    assert body["source"] == [{"type": "http", "format": "json", "authentication": True}]
+    cors = {"origins": ["https://a.example", "*"]}
+    assert body["source"] == [{"type": "http", "format": "json", "authentication": True, "cors": cors}]
     assert body["destination"]["batch"] == {"max_bytes": 1_500_000, "max_duration_s": 0.5, "max_rows": 7}
     assert body["destination"]["compression"] == {"type": "none"}
     assert body["destination"]["path"] == {"bucket": "b", "prefix": "p"}
+
+
+def test_origins_may_be_repeated_or_have_commas_between_and_one_empty_clears_them() -> None:
+    assert split_origins(["https://a.example, https://b.example", "*"]) == (
+        "https://a.example",
+        "https://b.example",
+        "*",
+    )
+    cleared = merge(describe("clicks", Flags(bucket="b")), Flags(cors_origins=split_origins([""])))
+    assert cleared["source"][0]["cors"] == {"origins": []}
+
+
+def test_what_the_server_says_about_one_origin_is_said_about_the_flag() -> None:
+    error = in_words_of_flags(ApiError("source.cors.origins[1] is 'x'; it must be", status=400, code=1012))
+    assert str(error) == "--cors-origins is 'x'; it must be"
 
 
 def test_whole_seconds_are_sent_as_an_integer() -> None:

@@ -162,7 +162,7 @@ def test_no_line_of_a_table_ends_with_blanks(run: Any, server: Any, pipeline: An
 def test_the_help_of_update_names_no_default_of_create(run: Any) -> None:
     shown = {command: run("pipelines", command, "--help").out for command in ("create", "update")}
     assert "gzip)]" in shown["create"] and "gzip)]" not in shown["update"]
-    assert shown["update"].count("unchanged") == 9
+    assert shown["update"].count("unchanged") == 10
     assert "NAME" in shown["update"] and "{name}" not in shown["update"]
 
 
@@ -206,7 +206,7 @@ def test_an_update_of_nothing_is_a_mistake_and_no_request(run: Any, server: Any)
     assert outcome.code == 2
     words = " ".join(re.split(r"[\s│]+", outcome.err))
     assert "nothing to change: pass at least one of --bucket, --prefix, --batch-max-mb," in words
-    assert "--shard-count, --source" in words
+    assert "--shard-count, --cors-origins, --source" in words
     assert server.requests == []
 
 

@@ -20,7 +20,7 @@ from penstock.base.clock import SystemClock
 from penstock.base.errors import PenstockError
 from penstock.base.limits import Limits
 from penstock.base.rng import seeded_rng
-from penstock.http.auth import Account, token_hash
+from penstock.http.auth import Account
 from penstock.pipelines.transforms import NoTransforms
 from penstock.server.node import Node
 from penstock.storage.disk import OsDisk
@@ -31,6 +31,7 @@ from penstock.storage.relay import LocalRelay
 from penstock.storage.s3_store import S3Pool
 from penstock.storage.secrets import SecretKey, Secrets
 from penstock.storage.transport import UnixTransport
+from penstock.tokens.token_registry import token_hash
 
 ACCOUNT = "a" * 32
 TOKEN = "the-token"
@@ -111,6 +112,13 @@ class Exchange:
         """Returns when the application waits for the next piece, or has answered."""
         self._incoming.put_nowait({"type": "http.request", "body": piece, "more_body": more})
         self._face.wait(lambda: self._done.done() or (self._waiting and self._incoming.empty()))
+
+    def push(self, body: bytes) -> None:
+        """Send the whole body and return at once."""
+        self._incoming.put_nowait({"type": "http.request", "body": body, "more_body": False})
+
+    def on_answer(self, do: Callable[[], object]) -> None:
+        self._done.add_done_callback(lambda _: do())
 
     def disconnect(self) -> None:
         self._incoming.put_nowait({"type": "http.disconnect"})

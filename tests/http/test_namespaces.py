@@ -76,12 +76,14 @@ def test_classes_are_listed_the_servers_own_among_them(face: Face) -> None:
     answer = face.control("GET", NAMESPACES)
     assert {(n["class"], n["id"], n["script"]) for n in answer.result} == {
         ("Coordinator", "Coordinator", "penstock"),
+        ("IdempotencyKeys", "IdempotencyKeys", "penstock"),
         ("Notes", "Notes", "shop/app.py"),
         ("Registry", "Registry", "penstock"),
         ("StreamShard", "StreamShard", "penstock"),
+        ("TokenRegistry", "TokenRegistry", "penstock"),
     }
-    assert answer.json["result_info"] == {"page": 1, "per_page": 20, "count": 4, "total_count": 4}
-    assert [n["class"] for n in face.control("GET", f"{NAMESPACES}?page=2&per_page=3").result] == ["StreamShard"]
+    assert answer.json["result_info"] == {"page": 1, "per_page": 20, "count": 6, "total_count": 6}
+    assert [n["class"] for n in face.control("GET", f"{NAMESPACES}?page=2&per_page=5").result] == ["TokenRegistry"]
 
 
 def test_objects_are_listed_page_by_page_with_their_names(face: Face) -> None:

@@ -111,7 +111,8 @@ def test_a_prefix_loses_its_slashes_at_the_ends() -> None:
             1012,
             r"authentication must be true or false\.$",
         ),
-        (body(source=[{"type": "http", "cors": {"origins": ["*"]}}]), 1012, "origins"),
+        (body(source=[{"type": "http", "cors": {"origins": ["*", "x"]}}]), 1012, r"origins\[1\] is 'x'"),
+        (body(source=[{"type": "http", "cors": {"origins": "*"}}]), 1012, "must be a list of origins"),
         (body(transforms=["x"]), 1012, "transforms"),
         (with_destination(batch={"max_bytes": 0}), 1012, "max_bytes"),
         (

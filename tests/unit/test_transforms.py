@@ -1,41 +1,18 @@
-"""The port to transforms, and the line of a record that one did not take."""
+"""The port to transforms."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-from dataclasses import dataclass
 
 import pytest
 
 from penstock.base.errors import Invalid, NotFound
 from penstock.base.limits import Limits
-from penstock.pipelines.environment import PipelineEnv, PipelineStatistics
-from penstock.pipelines.transforms import dead_letter_line
-
-
-@dataclass(frozen=True)
-class Dead:
-    record: bytes
-    reason: str = "error"
-    detail: str = 'ValueError: "bad"\n(app.py:3 in clean)'
-
-
-def test_a_dead_letter_is_one_line_with_the_record_as_it_came() -> None:
-    record = b'{"price": 1.10,"big":123456789012345678901,"text":"\\n"}'
-    line = dead_letter_line(Dead(record), transform="clean", version="0123456789ab")
-    assert line.count(b"\n") == 1 and line.endswith(b"\n") and record in line
-    assert json.loads(line) == {
-        "reason": "error",
-        "detail": 'ValueError: "bad"\n(app.py:3 in clean)',
-        "transform": "clean",
-        "version": "0123456789ab",
-        "record": json.loads(record),
-    }
+from penstock.pipelines.transforms import NoTransforms
 
 
 def test_a_server_without_an_application_has_no_transforms() -> None:
-    transforms = PipelineEnv(Limits(), 1, PipelineStatistics()).transforms
+    transforms = NoTransforms()
     assert list(transforms.names()) == []
     with pytest.raises(NotFound, match="this server runs no application"):
         transforms.version("clean")

@@ -71,6 +71,12 @@ class Conflict(PenstockError):
     kind = "conflict"
 
 
+class Unprocessable(PenstockError):
+    """It contradicts an earlier request: change it, or what it refers to."""
+
+    kind = "unprocessable"
+
+
 class TooLarge(PenstockError):
     """More bytes than the limit allows: send less at once."""
 
@@ -143,6 +149,7 @@ KINDS: dict[str, type[PenstockError]] = {
         NotFound,
         BucketNotFound,
         Conflict,
+        Unprocessable,
         TooLarge,
         Overloaded,
         Unavailable,

@@ -38,6 +38,8 @@ class Limits:
     inflight_bytes_max: int = 64 * MIB
     #: Accepted bytes that are not in a file yet, per shard. It bounds the disk that a dead sink can fill.
     undelivered_bytes_max: int = 4 * GIB
+    #: Likewise of all shards that a pipeline has on an executor, with those of its older generations.
+    pipeline_undelivered_bytes_max: int = 8 * GIB
     #: Likewise of all shards of an executor; once it is used up, pipelines over their fair share are refused.
     executor_undelivered_bytes_max: int = 16 * GIB
     #: Ingestion and requests to objects stop (507) when the file system has less than this free, so that sealing,
@@ -86,6 +88,13 @@ REQUEST_SECONDS_MAX = 60
 PIPELINED_REQUESTS_MAX = 1_000
 #: What is read of a body that is refused, so that the client gets to see the refusal.
 DISCARDED_BYTES_MAX = 64 * MIB
+
+#: A compressed body is inflated in steps that take and give at most so much: each well below a millisecond of the
+#: loop (5 MB take 2 to 4 ms in all, less than to parse them: a thread would save nothing).
+DEFLATED_SLICE_BYTES = 16 * KIB
+INFLATED_SLICE_BYTES = 256 * KIB
+#: The window that a zstd decompressor holds in memory: 8 MiB, the most that RFC 9659 lets senders ask for.
+ZSTD_WINDOW_BITS_MAX = 23
 
 #: When a client that was refused for a full disk should try again: room is made by people or by deliveries.
 DISK_FULL_RETRY_S = 5
@@ -210,6 +219,12 @@ FREE_BYTES_KEPT = 64 * MIB
 #: Pipelines: the ranges of Cloudflare's legacy pipelines API.
 PIPELINE_NAME_LENGTH_MAX = 128
 SHARDS_MAX = 15
+#: Origins that a pipeline's settings name: they are part of its plan, which every executor holds.
+CORS_ORIGINS_MAX = 100
+#: A host's name has 253 characters at most.
+ORIGIN_LENGTH_MAX = 300
+#: How long a browser may remember that an origin may send: no browser keeps it for longer than a day.
+CORS_MAX_AGE_S = 86_400
 BATCH_BYTES_MAX_DEFAULT = 100_000_000
 BATCH_BYTES_MAX_RANGE = (1, 100_000_000)
 BATCH_SECONDS_MAX_DEFAULT = 300.0
@@ -262,6 +277,30 @@ WORKER_LAST_WORDS_MS_MAX = 1_000
 WORKER_LINES_MAX = 100
 WORKER_LINES_INTERVAL_MS = 10_000
 WORKER_LINE_LENGTH_MAX = 1_000
+#: A request with an Idempotency-Key is stored once within this time.
+IDEMPOTENCY_KEY_MS = 24 * 3_600_000
+IDEMPOTENCY_KEY_LENGTH_MAX = 255
+#: Keys of one pipeline in that time, at about 200 bytes of disk each: some 90 requests a second all day.
+IDEMPOTENCY_KEYS_MAX = 8_000_000
+#: Objects that they are spread over. It must never change: a key is looked for where its hash leads.
+IDEMPOTENCY_PARTITIONS = 16
+#: Expired keys that are deleted at once: a few milliseconds.
+IDEMPOTENCY_EXPIRED_SLICE = 1_000
+#: Expired keys that a shard deletes with each new one: more than one, so that they become fewer.
+SHARD_KEYS_EXPIRED_SLICE = 4
+#: Stored requests of which an executor has yet to tell their keys. It drops more; a retry then asks the shard.
+IDEMPOTENCY_NOTES_MAX = 1_000
+
+#: Tokens with scopes. An operator makes them by hand; every one is a row of one object.
+TOKENS_MAX = 10_000
+TOKEN_NAME_LENGTH_MAX = 100
+TOKEN_PIPELINES_MAX = 100
+#: Tokens that one executor remembers, and as many that there are not: about 300 bytes each.
+TOKENS_CACHED_MAX = 10_000
+#: How long what is known of a token is trusted without asking again: so long a revoked token may still work.
+TOKEN_TRUSTED_MS_MAX = 5_000
+#: How long it is trusted that there is no such token: so long a wrong one costs nobody a call.
+TOKEN_MISSING_MS_MAX = 1_000
 
 EXECUTORS_MAX = 64
 

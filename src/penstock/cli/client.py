@@ -41,6 +41,7 @@ class Client:
         self._opener = _opener(target.url.value)
         account = f"/client/v4/accounts/{quote(target.account_id.value, safe='')}"
         self._pipelines = f"{account}/pipelines"
+        self._tokens = f"{account}/tokens"
         self._namespaces = f"{account}/workers/durable_objects/namespaces"
 
     def create_pipeline(self, body: Json) -> Json:
@@ -96,6 +97,17 @@ class Client:
         """The rows of one SELECT: `columns`, `rows`, `truncated`."""
         path = f"{self._objects(namespace)}/{quote(id, safe='')}/query"
         return self._object("POST", path, {"sql": sql, "limit": limit})
+
+    def create_token(self, body: Json) -> Json:
+        """The token, with its secret as `token`."""
+        return self._object("POST", self._tokens, body)
+
+    def list_tokens(self) -> Iterator[Json]:
+        return self._pages(self._tokens, {})
+
+    def revoke_token(self, id: str) -> Any:
+        """Returns whatever the API calls its result; usually None."""
+        return self._call("DELETE", f"{self._tokens}/{quote(id, safe='')}").get("result")
 
     def ingest(self, pipeline_id: str, body: bytes) -> int:
         """Send a JSON array of records; returns how many were committed."""

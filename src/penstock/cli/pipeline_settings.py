@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +29,7 @@ _FLAG_OF_FIELD = {
     "destination.path.bucket": "--bucket",
     "destination.path.prefix": "--prefix",
     "destination.compression.type": "--compression",
+    "source.cors.origins": "--cors-origins",
 }
 
 
@@ -43,6 +46,8 @@ class Flags:
     require_http_auth: bool | None = None
     shard_count: int | None = None
     sources: tuple[str, ...] = ()
+    #: None where not given; empty to name none any more.
+    cors_origins: tuple[str, ...] | None = None
 
     def check(self) -> None:
         """Raises WrongFlag for a number that the server would refuse, in words of the flag instead of the field."""
@@ -61,9 +66,15 @@ class Flags:
 def in_words_of_flags(error: ApiError) -> ApiError:
     """`error` with the flag in place of the field that the server names at the beginning."""
     field, space, rest = str(error).partition(" ")
-    if field not in _FLAG_OF_FIELD:
+    flag = _FLAG_OF_FIELD.get(re.sub(r"\[\d+\]$", "", field))
+    if flag is None:
         return error
-    return ApiError(f"{_FLAG_OF_FIELD[field]}{space}{rest}", status=error.status, code=error.code)
+    return ApiError(f"{flag}{space}{rest}", status=error.status, code=error.code)
+
+
+def split_origins(values: Iterable[str]) -> tuple[str, ...]:
+    """Origins from flags that may be repeated, hold several with commas between, or none, to clear the list."""
+    return tuple(origin.strip() for value in values for origin in value.split(",") if origin.strip())
 
 
 def describe(name: str, flags: Flags) -> Json:
@@ -117,7 +128,9 @@ def merge(pipeline: Json, flags: Flags) -> Json:
     if flags.sources:
         merged["source"] = _sources(merged.get("source") or [], flags.sources)
     if flags.require_http_auth is not None:
-        _http_source(merged)["authentication"] = flags.require_http_auth
+        _http_source(merged, "--require-http-auth")["authentication"] = flags.require_http_auth
+    if flags.cors_origins is not None:
+        _http_source(merged, "--cors-origins")["cors"] = {"origins": list(flags.cors_origins)}
     return merged
 
 
@@ -135,11 +148,11 @@ def _sources(existing: list[Json], wanted: tuple[str, ...]) -> list[Json]:
     ]
 
 
-def _http_source(pipeline: Json) -> Json:
+def _http_source(pipeline: Json, flag: str) -> Json:
     for source in pipeline.get("source") or []:
         if source.get("type") == "http":
             return source  # type: ignore[no-any-return]
-    raise CliError("--require-http-auth needs an http source: add --source http")
+    raise CliError(f"{flag} needs an http source: add --source http")
 
 
 def _plain(value: float) -> str:

@@ -22,6 +22,7 @@ from penstock.cli.pipeline_settings import (
     in_words_of_flags,
     merge,
     requires_http_auth,
+    split_origins,
 )
 from penstock.cli.target import read_target, read_token
 
@@ -90,6 +91,12 @@ _SHARD_COUNT = _Flag(
     metavar="COUNT",
 )
 _SOURCE = _Flag("--source", help="Where records come from; repeat it for both.", default="both")
+_CORS_ORIGINS = _Flag(
+    "--cors-origins",
+    help="Origins whose web pages may see the endpoint's answers, '*' for any; repeat it or put commas between.",
+    default="none",
+    metavar="ORIGINS",
+)
 
 Bucket = Annotated[str, _BUCKET.created()]
 BucketChange = Annotated[str | None, _BUCKET.changed()]
@@ -109,6 +116,8 @@ ShardCount = Annotated[int | None, _SHARD_COUNT.created()]
 ShardCountChange = Annotated[int | None, _SHARD_COUNT.changed()]
 Sources = Annotated[list[Source] | None, _SOURCE.created()]
 SourcesChange = Annotated[list[Source] | None, _SOURCE.changed()]
+CorsOrigins = Annotated[list[str] | None, _CORS_ORIGINS.created()]
+CorsOriginsChange = Annotated[list[str] | None, _CORS_ORIGINS.changed()]
 
 #: A first file that takes longer than this is worth a word about making it sooner.
 _SOON_SECONDS = 10
@@ -126,6 +135,7 @@ def create(
     require_http_auth: RequireHttpAuth = None,
     shard_count: ShardCount = None,
     source: Sources = None,
+    cors_origins: CorsOrigins = None,
     json: AsJson = False,
     url: Url = None,
     account_id: AccountId = None,
@@ -143,6 +153,7 @@ def create(
         require_http_auth=require_http_auth,
         shard_count=shard_count,
         sources=tuple(kind.value for kind in source or ()),
+        cors_origins=None if cors_origins is None else split_origins(cors_origins),
     )
     flags.check()
     server = _Server(url, account_id, token, data_dir)
@@ -215,6 +226,7 @@ def update(
     require_http_auth: RequireHttpAuthChange = None,
     shard_count: ShardCountChange = None,
     source: SourcesChange = None,
+    cors_origins: CorsOriginsChange = None,
     json: AsJson = False,
     url: Url = None,
     account_id: AccountId = None,
@@ -232,6 +244,7 @@ def update(
         require_http_auth=require_http_auth,
         shard_count=shard_count,
         sources=tuple(kind.value for kind in source or ()),
+        cors_origins=None if cors_origins is None else split_origins(cors_origins),
     )
     if flags == Flags():
         raise typer.BadParameter(f"nothing to change: pass at least one of {_flags_of_update(context)}")
@@ -353,6 +366,7 @@ def _settings(pipeline: Json) -> list[tuple[str, str]]:
         ("Endpoint", pipeline.get("endpoint")),
         ("Sources", ", ".join(str(source.get("type")) for source in sources)),
         ("Authentication", "on" if requires_http_auth(pipeline) else "off"),
+        ("CORS origins", ", ".join(_cors_origins(pipeline))),
         ("Shards", shards),
         ("Format", destination.get("format")),
         ("Destination", _place(destination)),
@@ -360,6 +374,12 @@ def _settings(pipeline: Json) -> list[tuple[str, str]]:
         ("Batch hints", _batch(batch)),
     ]
     return [(label, str(value)) for label, value in rows if value not in (None, "")]
+
+
+def _cors_origins(pipeline: Json) -> list[str]:
+    return [
+        str(o) for source in pipeline.get("source") or [] for o in (source.get("cors") or {}).get("origins") or []
+    ]
 
 
 def _batch(batch: Json) -> str:

@@ -130,6 +130,17 @@ def serve(
             "Accepted bytes not in a file yet, per shard; above it requests get 429. Bounds disk.",
         ),
     ] = _DEFAULT.undelivered_bytes_max,
+    pipeline_undelivered_bytes_max: Annotated[
+        int,
+        _limit("pipeline_undelivered_bytes_max", "Likewise of all shards that a pipeline has on one executor."),
+    ] = _DEFAULT.pipeline_undelivered_bytes_max,
+    executor_undelivered_bytes_max: Annotated[
+        int,
+        _limit(
+            "executor_undelivered_bytes_max",
+            "Likewise of all shards of an executor; above it only pipelines over their fair share get 429.",
+        ),
+    ] = _DEFAULT.executor_undelivered_bytes_max,
     disk_reserve_bytes: Annotated[
         int,
         _limit(
@@ -172,6 +183,8 @@ def serve(
             control_body_bytes_max=control_body_bytes_max,
             inflight_bytes_max=inflight_bytes_max,
             undelivered_bytes_max=undelivered_bytes_max,
+            pipeline_undelivered_bytes_max=pipeline_undelivered_bytes_max,
+            executor_undelivered_bytes_max=executor_undelivered_bytes_max,
             disk_reserve_bytes=disk_reserve_bytes,
             wal_bytes_max=wal_bytes_max,
             transform_memory_bytes_max=transform_memory_bytes_max,

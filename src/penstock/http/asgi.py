@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
 from msgspec import json
@@ -66,17 +66,11 @@ async def send_json(send: Send, status: int, body: bytes, headers: RawHeaders) -
 
 
 async def send_error(
-    send: Send,
-    error: PenstockError,
-    request_id: bytes,
-    *,
-    status: int | None = None,
-    headers: RawHeaders | None = None,
+    send: Send, error: PenstockError, request_id: bytes, headers: Sequence[tuple[bytes, bytes]] = ()
 ) -> None:
-    """An error in the shape of the ingest endpoint. `status` and `headers`, where given, take the place of those of
-    the error's kind."""
-    more = headers_of(error) if headers is None else headers
+    """An error in the shape of the ingest endpoint, with `headers` beside those of the error's kind."""
+    more = [*headers_of(error), *headers]
     if isinstance(error, TooLarge):
         more.append((b"connection", b"close"))  # what `discard_body` left is not read
     body = json.encode({"success": False, "error": {"code": error.code, "message": error.message}})
-    await send_json(send, status or status_of(error), body, [*more, (b"x-request-id", request_id)])
+    await send_json(send, status_of(error), body, [*more, (b"x-request-id", request_id)])

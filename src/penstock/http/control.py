@@ -1,7 +1,7 @@
 """The control API's frame: routes with a policy each, authentication, Cloudflare's v4 envelope, request logs.
 
-A route without a policy cannot be written: `Endpoint` demands one, and "token" is what the frame enforces before
-the handler sees anything.
+A route without a policy cannot be written: `Endpoint` demands one, and the scope that it names is what the frame
+enforces before the handler sees anything.
 """
 
 from __future__ import annotations
@@ -17,18 +17,19 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Match, Route
-from starlette.types import Scope
+from starlette.types import Scope as AsgiScope
 
 from penstock.base.clock import Clock
 from penstock.base.errors import Internal, Invalid, PenstockError, TooLarge
 from penstock.base.limits import Limits
-from penstock.http.auth import Authenticator
+from penstock.http.auth import Authenticator, require_cover
 from penstock.http.errors import headers_of, public, status_of
 from penstock.http.request_id import RequestIds
+from penstock.tokens.grants import Scope
 
 log = structlog.get_logger("penstock.http")
 
-Policy = Literal["public", "token"]
+Policy = Literal["public"] | Scope
 Handler = Callable[[Request], Awaitable[Response]]
 
 #: Cloudflare's code for a path that leads nowhere.
@@ -37,7 +38,8 @@ CODE_NO_ROUTE = 7003
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """`public` needs no token and must reveal nothing of a tenant; `token` needs the account's admin token."""
+    """`public` needs no token and must reveal nothing of a tenant; else a token with that scope is needed, covering
+    the pipeline that a `{name}` in the path is the name of."""
 
     method: str
     path: str
@@ -128,10 +130,11 @@ class Control:
 
     async def _answer(self, endpoint: Endpoint, request: Request, request_id: str) -> Response:
         try:
-            if endpoint.policy == "token":
-                self._authenticator.require_token(request.headers.get("authorization"))
+            if endpoint.policy != "public":
+                grants = await self._authenticator.identify(request.headers.get("authorization"))
                 if "account" in request.path_params:
                     self._authenticator.require_account(request.path_params["account"])
+                require_cover(grants, endpoint.policy, request.path_params.get("name"))
             return await endpoint.handler(request)
         except PenstockError as error:
             log.info("request_refused", reason=error.kind, error=error.message, request_id=request_id)
@@ -140,7 +143,7 @@ class Control:
             log.exception("request_failed", path=request.url.path, request_id=request_id)
             return error_envelope(public(Internal(repr(error))))
 
-    def _methods_of(self, scope: Scope) -> list[str]:
+    def _methods_of(self, scope: AsgiScope) -> list[str]:
         """What the path of a request may be asked with. (Starlette itself names the methods of one route only.)"""
         matching = [route for route in self._routes if route.matches(scope)[0] is not Match.NONE]
         return sorted({method for route in matching for method in route.methods or ()})

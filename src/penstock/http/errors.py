@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from penstock.base.errors import Corrupt, Internal, PenstockError
+from penstock.base.errors import Corrupt, Internal, Invalid, PenstockError
+
+RawHeaders = tuple[tuple[bytes, bytes], ...]
 
 STATUS = {
     "invalid": 400,
@@ -12,6 +14,7 @@ STATUS = {
     "bucket_not_found": 404,
     "conflict": 409,
     "too_large": 413,
+    "unprocessable": 422,
     "overloaded": 429,
     "internal": 500,
     "object_failed": 500,
@@ -22,6 +25,28 @@ STATUS = {
 }
 
 
+class HttpOnly(Invalid):
+    """Wrong in a way that only HTTP knows: it has a status, and maybe headers, of its own."""
+
+    status = 400
+
+    def __init__(self, message: str, *, headers: RawHeaders = ()) -> None:
+        super().__init__(message)
+        self.headers = headers
+
+
+class MethodNotAllowed(HttpOnly):
+    """`headers` should hold `allow` (RFC 9110, 15.5.6)."""
+
+    status = 405
+
+
+class UnsupportedEncoding(HttpOnly):
+    """`headers` should hold `accept-encoding` (RFC 9110, 15.5.16)."""
+
+    status = 415
+
+
 def public(error: PenstockError) -> PenstockError:
     """What a client is told. The text of a bug or of damage is for the log: it may hold anything."""
     if isinstance(error, (Internal, Corrupt)):
@@ -30,12 +55,14 @@ def public(error: PenstockError) -> PenstockError:
 
 
 def status_of(error: PenstockError) -> int:
-    return STATUS[error.kind]
+    return error.status if isinstance(error, HttpOnly) else STATUS[error.kind]
 
 
 def headers_of(error: PenstockError) -> list[tuple[bytes, bytes]]:
     """What a client needs to know to act on the error by itself."""
     headers: list[tuple[bytes, bytes]] = []
+    if isinstance(error, HttpOnly):
+        headers.extend(error.headers)
     if error.retry_after_s is not None:
         headers.append((b"retry-after", b"%d" % error.retry_after_s))
     if error.kind == "conflict":

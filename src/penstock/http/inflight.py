@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import TracebackType
+
 from penstock.base.errors import Overloaded
 
 
@@ -24,3 +26,30 @@ class Inflight:
 
     def remove(self, size: int) -> None:
         self.bytes -= size
+
+
+class InflightShare:
+    """What one request has in memory. Use it in a `with` block, whose end gives all of it back."""
+
+    __slots__ = ("_bytes", "_inflight")
+
+    def __init__(self, inflight: Inflight) -> None:
+        self._inflight = inflight
+        self._bytes = 0
+
+    def add(self, size: int) -> None:
+        """Raises `Overloaded`."""
+        self._bytes += size
+        self._inflight.add(size)
+
+    def remove(self, size: int) -> None:
+        self._bytes -= size
+        self._inflight.remove(size)
+
+    def __enter__(self) -> InflightShare:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._inflight.remove(self._bytes)

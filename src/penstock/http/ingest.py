@@ -10,17 +10,10 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from penstock.base.errors import (
-    Conflict,
-    Forbidden,
-    Internal,
-    Invalid,
-    PenstockError,
-    TooLarge,
-    Unauthenticated,
-    Unavailable,
-)
+from penstock.base.clock import Clock
+from penstock.base.errors import Conflict, Forbidden, Internal, PenstockError, Unauthenticated, Unavailable
 from penstock.base.limits import Limits
+from penstock.http import cors
 from penstock.http.asgi import (
     ClientGone,
     Receive,
@@ -28,16 +21,19 @@ from penstock.http.asgi import (
     Send,
     TooLargeAndUnread,
     discard_body,
-    receive_piece,
+    send_answer,
     send_error,
     send_json,
 )
 from penstock.http.auth import Authenticator
-from penstock.http.errors import public
-from penstock.http.inflight import Inflight
+from penstock.http.content_coding import read_coding
+from penstock.http.errors import MethodNotAllowed, RawHeaders, public
+from penstock.http.inflight import Inflight, InflightShare
+from penstock.http.ingest_body import IngestBodies
+from penstock.http.ingest_head import IngestHead, read_head
 from penstock.http.request_id import RequestIds
 from penstock.pipelines.broker import Broker, Route
-from penstock.pipelines.records import CODE_NOT_JSON, Batch, parse_batch
+from penstock.pipelines.records import parse_batch
 from penstock.storage.disk_guard import DiskGuard
 
 log = structlog.get_logger("penstock.http")
@@ -62,12 +58,13 @@ class Ingest:
         limits: Limits,
         inflight: Inflight,
         ids: RequestIds,
+        clock: Clock,
     ) -> None:
         self.statistics = IngestStatistics()
         self._broker = broker
         self._authenticator = authenticator
         self._guard = guard
-        self._limits = limits
+        self._bodies = IngestBodies(limits.body_bytes_max, clock)
         self._inflight = inflight
         self._ids = ids
 
@@ -75,8 +72,15 @@ class Ingest:
         """Answer one request for the pipeline of this id."""
         self.statistics.requests += 1
         request_id = self._ids.next()
+        head = read_head(scope)
+        visible: RawHeaders = ()
         try:
-            records = await self._ingest(pipeline, scope, receive)
+            if head.origin is not None:
+                visible = await self._cors_headers(pipeline, head.origin)
+                if scope["method"] == "OPTIONS" and head.asked_method is not None:
+                    await _send_preflight(send, head.origin, request_id, allowed=bool(visible))
+                    return
+            records = await self._ingest(pipeline, scope["method"], head, receive)
         except ClientGone:
             self._refused("client_gone", pipeline, request_id, "The client closed the connection.")
             return
@@ -84,88 +88,70 @@ class Ingest:
             self._refused(error.kind, pipeline, request_id, error.message)
             if isinstance(error, TooLargeAndUnread):
                 await discard_body(scope, receive)
-            await _send_error(send, public(error), request_id)
+            await send_error(send, public(error), request_id, visible)
             return
         except Exception as error:
             log.exception("ingest_failed", pipeline=pipeline[:64], request_id=request_id.decode())
             bug = Internal(repr(error))
             self._refused(bug.kind, pipeline, request_id, bug.message)
-            await _send_error(send, public(bug), request_id)
+            await send_error(send, public(bug), request_id, visible)
             return
         body = b'{"success":true,"result":{"committed":%d}}' % records
-        await send_json(send, 200, body, [(b"x-request-id", request_id)])
+        await send_json(send, 200, body, [*visible, (b"x-request-id", request_id)])
 
-    async def _ingest(self, pipeline: str, scope: Scope, receive: Receive) -> int:
-        if scope["method"] != "POST":
-            raise _MethodNotAllowed("Records are sent with POST.")
-        length, authorization = _read_headers(scope)
-        if length is not None and length > self._limits.body_bytes_max:
-            raise self._too_large(length, unread=True)
-        route = await self._admitted(pipeline, authorization)
+    async def _cors_headers(self, pipeline: str, origin: bytes) -> RawHeaders:
+        """What lets a page of this origin see the answer; nothing where it may not."""
+        route = await self._broker.route(pipeline)
+        if not cors.allows(route.plan, origin):
+            route = await self._broker.newer_route(pipeline, route)
+        return cors.answer_headers(origin) if cors.allows(route.plan, origin) else ()
+
+    async def _ingest(self, pipeline: str, method: str, head: IngestHead, receive: Receive) -> int:
+        if method != "POST":
+            raise MethodNotAllowed("Records are sent with POST.", headers=((b"allow", b"POST"),))
+        key = head.checked_key()
+        coding = read_coding(head.coding) if head.coding is not None else None
+        self._bodies.check_size(head.length or 0, unread=True)
+        route = await self._admitted(pipeline, head.authorization)
         self._guard.check()
-        inflight = self._inflight
-        body = bytearray()
-        try:
-            more = True
-            while more:
-                piece, more = await receive_piece(receive)
-                if not more and not body:
-                    # The common case: the whole body in one piece, used as it is.
-                    try:
-                        inflight.add(len(piece))
-                        return await self._store(pipeline, route, authorization, piece)
-                    finally:
-                        inflight.remove(len(piece))
-                body += piece
-                inflight.add(len(piece))
-                if len(body) > self._limits.body_bytes_max:
-                    raise self._too_large(len(body), unread=more)
-            return await self._store(pipeline, route, authorization, body)
-        finally:
-            inflight.remove(len(body))
+        with InflightShare(self._inflight) as share:
+            body = await self._bodies.receive(receive, share)
+            if coding is not None:
+                body = await self._bodies.inflated(coding, body, share)
+            return await self._store(pipeline, route, head.authorization, key, body)
 
     async def _admitted(self, pipeline: str, authorization: str | None) -> Route:
         """The pipeline's route, if the request may use it."""
         route = await self._broker.route(pipeline)
         try:
-            self._admit(route, authorization)
+            await self._admit(route, authorization)
         except (Forbidden, Unauthenticated):
             route = await self._broker.newer_route(pipeline, route)
-            self._admit(route, authorization)
+            await self._admit(route, authorization)
         return route
 
-    def _admit(self, route: Route, authorization: str | None) -> None:
+    async def _admit(self, route: Route, authorization: str | None) -> None:
         if not route.plan.http:
             raise Forbidden("This pipeline has no 'http' source.")
         if route.plan.authentication:
-            self._authenticator.require_token(authorization)
+            await self._authenticator.require(authorization, "pipelines:send", route.plan.name)
 
-    async def _store(self, pipeline: str, route: Route, authorization: str | None, body: bytes | bytearray) -> int:
-        if len(body) > self._limits.body_bytes_max:
-            raise self._too_large(len(body), unread=False)
+    async def _store(
+        self, pipeline: str, route: Route, authorization: str | None, key: str | None, body: bytes | bytearray
+    ) -> int:
         batch = parse_batch(body)
         try:
-            await self._broker.send(route, batch)
+            records = await self._broker.send(route, batch, key)
         except Conflict:
-            await self._store_by_new_plan(pipeline, authorization, batch)
-        self.statistics.records += batch.records
+            # The pipeline changed since its plan was cached: ask for it again, and what it demands now.
+            route = await self._admitted(pipeline, authorization)
+            try:
+                records = await self._broker.send(route, batch, key)
+            except Conflict as error:
+                raise Unavailable("The pipeline is being changed; nothing was stored.", retry_after_s=1) from error
+        self.statistics.records += records
         self.statistics.bytes += len(body)
-        return batch.records
-
-    async def _store_by_new_plan(self, pipeline: str, authorization: str | None, batch: Batch) -> None:
-        """The pipeline changed since its plan was cached: ask for it again, and what it demands now."""
-        route = await self._admitted(pipeline, authorization)
-        try:
-            await self._broker.send(route, batch)
-        except Conflict as error:
-            raise Unavailable("The pipeline is being changed; nothing was stored.", retry_after_s=1) from error
-
-    def _too_large(self, size: int, *, unread: bool) -> TooLarge:
-        kind = TooLargeAndUnread if unread else TooLarge
-        return kind(
-            f"The body is larger than body_bytes_max, {self._limits.body_bytes_max} bytes (at least {size} were "
-            "sent). Send fewer records at once.",
-        )
+        return records
 
     def _refused(self, reason: str, pipeline: str, request_id: bytes, message: str) -> None:
         self.statistics.refused[reason] = self.statistics.refused.get(reason, 0) + 1
@@ -174,29 +160,8 @@ class Ingest:
         )
 
 
-class _MethodNotAllowed(Invalid):
-    pass
-
-
-def _read_headers(scope: Scope) -> tuple[int | None, str | None]:
-    """The content length and the Authorization header."""
-    length: int | None = None
-    authorization: str | None = None
-    for name, value in scope["headers"]:
-        if name == b"content-length":
-            length = int(value)
-        elif name == b"authorization":
-            authorization = value.decode("latin-1")
-        elif name == b"content-encoding" and value.lower() != b"identity":
-            raise Invalid(
-                f"Content-Encoding {value.decode('latin-1')[:64]!r} is not available; send the body as it is.",
-                code=CODE_NOT_JSON,
-            )
-    return length, authorization
-
-
-async def _send_error(send: Send, error: PenstockError, request_id: bytes) -> None:
-    if isinstance(error, _MethodNotAllowed):
-        await send_error(send, error, request_id, status=405, headers=[(b"allow", b"POST")])
+async def _send_preflight(send: Send, origin: bytes, request_id: bytes, *, allowed: bool) -> None:
+    if allowed:
+        await send_answer(send, 204, b"", [*cors.preflight_headers(origin), (b"x-request-id", request_id)])
     else:
-        await send_error(send, error, request_id)
+        await send_error(send, Forbidden("The pipeline's 'cors.origins' do not name this origin."), request_id)

@@ -48,10 +48,10 @@ class NamespaceRoutes:
         self._application = application
         self._limits = limits
         self.endpoints = [
-            Endpoint("GET", _BASE, "token", self.list_namespaces),
-            Endpoint("GET", _OBJECTS, "token", self.list_objects),
-            Endpoint("GET", _OBJECTS + "/{object}", "token", self.get_object),
-            Endpoint("POST", _OBJECTS + "/{object}/query", "token", self.query_object),
+            Endpoint("GET", _BASE, "objects:read", self.list_namespaces),
+            Endpoint("GET", _OBJECTS, "objects:read", self.list_objects),
+            Endpoint("GET", _OBJECTS + "/{object}", "objects:read", self.get_object),
+            Endpoint("POST", _OBJECTS + "/{object}/query", "objects:read", self.query_object),
         ]
 
     async def list_namespaces(self, request: Request) -> Response:

@@ -146,7 +146,7 @@ class ObjectRequests:
         headers = _headers(scope)
         if cls is None or not cls.public:
             # Also for a class that there is not: a stranger does not learn which there are.
-            self._authenticator.require_token(headers.get("authorization"))
+            await self._authenticator.require(headers.get("authorization"), "admin")
             # The token opens everything; an object has no use for it.
             headers = Headers(tuple(pair for pair in headers if pair[0] != "authorization"))
         self._require_fetch(address.class_name, cls)

@@ -41,13 +41,13 @@ class PipelineRoutes:
         self._transforms = transforms
         self._limits = limits
         self.endpoints = [
-            Endpoint("POST", _BASE, "token", self.create),
-            Endpoint("GET", _BASE, "token", self.list),
-            Endpoint("GET", _BASE + "/{name}", "token", self.get),
-            Endpoint("PUT", _BASE + "/{name}", "token", self.update),
-            Endpoint("DELETE", _BASE + "/{name}", "token", self.delete),
-            Endpoint("GET", _BASE + "/{name}/deployments", "token", self.deployments),
-            Endpoint("GET", _BASE + "/{name}/shards", "token", self.shards),
+            Endpoint("POST", _BASE, "pipelines:write", self.create),
+            Endpoint("GET", _BASE, "pipelines:read", self.list),
+            Endpoint("GET", _BASE + "/{name}", "pipelines:read", self.get),
+            Endpoint("PUT", _BASE + "/{name}", "pipelines:write", self.update),
+            Endpoint("DELETE", _BASE + "/{name}", "pipelines:write", self.delete),
+            Endpoint("GET", _BASE + "/{name}/deployments", "pipelines:read", self.deployments),
+            Endpoint("GET", _BASE + "/{name}/shards", "pipelines:read", self.shards),
         ]
 
     async def create(self, request: Request) -> Response:

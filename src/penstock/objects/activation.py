@@ -26,7 +26,7 @@ import structlog
 from penstock.base.errors import Fenced, Internal, ObjectFailed, Overloaded, PenstockError, Unavailable
 from penstock.base.limits import BLOCK_CONCURRENCY_MS_MAX, WAIT_UNTIL_MAX, WAIT_UNTIL_MS_MAX
 from penstock.objects.alarm import Alarm, is_counted, must_index_before_commit, on_fired, on_handler_failed
-from penstock.objects.committer import Committer
+from penstock.objects.committer import Committer, FirstOfAll
 from penstock.objects.durable_object import AlarmInfo, Context, DurableObject, GatedBuckets, ObjectAborted
 from penstock.objects.gate import InputGate
 from penstock.objects.identity import ObjectId
@@ -187,6 +187,11 @@ class Activation:
         self.gate.shut()
         return True
 
+    def tell_discarded(self) -> None:
+        """Let the object take back what it told others in memory of writes that may not last."""
+        if hasattr(self, "_object"):  # else it broke while it started
+            self._object._on_discard()
+
     async def end(self) -> None:
         """Copy the log back and close the database. Calls under way fail as they would in a crash. The gate stays
         shut; the runtime opens it."""
@@ -327,7 +332,7 @@ class Activation:
 
     # -- commit -------------------------------------------------------------------------------------------
 
-    def _before_commit(self) -> Callable[[], Awaitable[None]] | None:
+    def _before_commit(self) -> FirstOfAll | None:
         """An alarm that moved earlier is written to the index, durably, before its transaction commits."""
         if not self._storage.alarm_touched:
             return None

@@ -19,18 +19,18 @@ from penstock.objects.gate import OutputGate, let_go
 from penstock.storage.database import Database, SqlValue
 from penstock.storage.relay import Commit, Relay
 
-#: Something to do, and to await, before a transaction commits.
-BeforeCommit = Callable[[], Awaitable[None]]
+#: What must be done before a transaction commits.
+FirstOfAll = Callable[[], Awaitable[None]]
 
 
 class Committer:
     """A database with its implicit transaction, its lane to the relay and its output gate.
 
-    `before_commit` may give something to do and to await before a transaction commits (more may be written
-    meanwhile, and joins it; it is asked again until it gives None). `on_commit` is told of the end of each
-    transaction, with None if it changed nothing. `on_broken` is told, once, that nothing more can be written: a
-    transaction failed, so what is in memory is no longer what is on the disk, and whoever waits at the gate for
-    that transaction gets the error.
+    `before_commit` may give something to do before a transaction commits (more may be written meanwhile, and
+    joins it; it is asked again until it gives None). `on_commit` is told of the end of each transaction, with None
+    if it changed nothing. `on_broken` is told, once, that nothing more can be written: a transaction failed, so
+    what is in memory is no longer what is on the disk, and whoever waits at the gate for that transaction gets the
+    error.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Committer:
         tasks: asyncio.TaskGroup,
         *,
         on_broken: Callable[[PenstockError], None],
-        before_commit: Callable[[], BeforeCommit | None] = lambda: None,
+        before_commit: Callable[[], FirstOfAll | None] = lambda: None,
         on_commit: Callable[[Commit | None], None] = lambda _commit: None,
     ) -> None:
         self.database = database
@@ -155,7 +155,7 @@ class Committer:
         else:
             self._tasks.create_task(self._commit_after(first))
 
-    async def _commit_after(self, first: BeforeCommit | None) -> None:
+    async def _commit_after(self, first: FirstOfAll | None) -> None:
         try:
             while first is not None:
                 await first()

@@ -171,3 +171,7 @@ class DurableObject(Generic[Env]):
         """Called when the alarm fires, at least once per alarm and never twice at the same time. If it raises it is
         called again after 2 s, doubling, up to 6 times."""
         raise NotImplementedError(f"{type(self).__name__} set an alarm but has no alarm() method.")
+
+    def _on_discard(self) -> None:
+        """The object broke: what it wrote last may not have lasted. For classes that are part of Penstock and keep
+        numbers outside of themselves; must not raise."""

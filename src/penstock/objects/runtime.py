@@ -239,6 +239,7 @@ class Runtime:
         elif activation.begin_end():
             self._ending += 1
             self.statistics.broken += 1
+            activation.tell_discarded()
             log.warning("object_discarded", object=activation.id.label, error=error.message)
             self.tasks.create_task(self._end(activation))
 

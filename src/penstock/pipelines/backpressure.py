@@ -31,20 +31,27 @@ class Backlog:
 
 @dataclass(frozen=True, slots=True)
 class Budgets:
+    """Fields of `Limits`: undelivered_bytes_max, pipeline_undelivered_bytes_max, executor_undelivered_bytes_max."""
+
     shard_bytes: int
+    pipeline_bytes: int
     executor_bytes: int
 
 
-def exceeded(backlog: Backlog, budgets: Budgets, size: int) -> tuple[str, int] | None:
-    """Which budget `size` more bytes would pass, and by how much; None if they may be stored."""
-    over = backlog.shard_bytes + size - budgets.shard_bytes
-    if over > 0:
-        return "undelivered_bytes_max", over
+def exceeded(backlog: Backlog, budgets: Budgets, size: int) -> tuple[str, int, int] | None:
+    """Which budget `size` more bytes would pass, by the name that it has in `Limits`, the bytes that wait under it,
+    and by how much it would be passed; None if they may be stored."""
+    for name, waiting, most in (
+        ("undelivered_bytes_max", backlog.shard_bytes, budgets.shard_bytes),
+        ("pipeline_undelivered_bytes_max", backlog.pipeline_bytes, budgets.pipeline_bytes),
+    ):
+        if waiting + size > most:
+            return name, waiting, waiting + size - most
     over = backlog.executor_bytes + size - budgets.executor_bytes
     if over > 0:
         share = budgets.executor_bytes // max(1, backlog.pipelines)
         if backlog.pipeline_bytes + size > share:
-            return "executor_undelivered_bytes_max", over
+            return "executor_undelivered_bytes_max", backlog.executor_bytes, over
     return None
 
 

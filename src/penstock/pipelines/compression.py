@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
-import zstandard
 from isal import isal_zlib
 
 from penstock.pipelines.layout import Compression
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 #: isal's levels go from 0 to 3; on NDJSON 1 compresses nearly as well as 3 at several times the speed.
 _ISAL_LEVEL = 1
@@ -37,8 +42,7 @@ def compressor(compression: Compression) -> Compressor:
     if compression == "none":
         return _Plain()
     if compression == "zstd":
-        made: Compressor = zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compressobj()
-        return made
+        return zstd.ZstdCompressor(level=_ZSTD_LEVEL)
     gzip: Compressor = isal_zlib.compressobj(_ISAL_LEVEL, isal_zlib.DEFLATED, _WBITS[compression])
     return gzip
 
@@ -58,7 +62,6 @@ def decompress(content: bytes, compression: Compression) -> bytes:
     if compression == "none":
         return content
     if compression == "zstd":
-        plain: bytes = zstandard.ZstdDecompressor().decompressobj().decompress(content)
-        return plain
+        return zstd.decompress(content)
     inflated: bytes = isal_zlib.decompress(content, _WBITS[compression])
     return inflated

@@ -118,10 +118,12 @@ class Coordinator(DurableObject[PipelineEnv]):
         http = settings.http
         return Plan(
             pipeline=self.ctx.name,
+            name=settings.name,
             version=version,
             shards=self._shard_names("version = ?1 AND state = 0 AND told", version),
             http=http is not None,
             authentication=http is not None and http.authentication,
+            cors_origins=http.cors.origins if http is not None and http.cors else [],
         )
 
     def deployments(self) -> list[Deployment]:
@@ -415,4 +417,5 @@ def _shard_config(pipeline: str, version: int, settings: PipelineSettings) -> Sh
         bucket=settings.bucket,
         s3=settings.s3,
         recipe=recipe,
+        scales=settings.shards is None,
     )

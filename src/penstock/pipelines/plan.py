@@ -16,10 +16,13 @@ class Plan(Struct, frozen=True):
     """`version` is that of the pipeline's generation; its shards refuse records sent under another."""
 
     pipeline: str
+    name: str
     version: int
     shards: list[str]
     http: bool
     authentication: bool
+    #: Pages of these origins may see the endpoint's answers; "*" is any.
+    cors_origins: list[str]
 
 
 def shard_count(wanted: int | None, executors: int) -> int:

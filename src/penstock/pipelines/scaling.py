@@ -39,6 +39,29 @@ class ShardLoad(Struct, frozen=True):
     backlog_bytes: int
 
 
+class LoadMeter:
+    """Counts what a shard takes between two heartbeats. Times are of a clock that never goes back."""
+
+    def __init__(self, shard: str, now_ms: int) -> None:
+        self._shard = shard
+        self._since_ms = now_ms
+        self._requests = self._bytes = 0
+
+    def add(self, size: int, now_ms: int) -> bool:
+        """Whether the next heartbeat is due."""
+        self._requests += 1
+        self._bytes += size
+        return now_ms - self._since_ms >= HEARTBEAT_MS
+
+    def read(self, backlog_bytes: int, now_ms: int) -> ShardLoad:
+        """The load since the last reading."""
+        seconds = max(1, now_ms - self._since_ms) / 1000
+        load = ShardLoad(self._shard, self._requests / seconds, self._bytes / seconds, backlog_bytes)
+        self._since_ms = now_ms
+        self._requests = self._bytes = 0
+        return load
+
+
 def wanted_shards(loads: Sequence[tuple[ShardLoad, int]], current: int, fewest: int, now_ms: int) -> int:
     """The number of shards that is right for these loads, each with when it was told. One more at a time, and one
     fewer: the next heartbeats show what it changed. Never fewer than `fewest`, unless there are fewer already."""

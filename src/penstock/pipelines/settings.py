@@ -14,6 +14,8 @@ from penstock.storage.connection import S3Connection
 
 
 class Cors(Struct, frozen=True, forbid_unknown_fields=True):
+    """Pages of these origins may see the endpoint's answers; "*" is any."""
+
     origins: list[str] = []
 
 

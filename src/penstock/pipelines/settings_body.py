@@ -19,6 +19,7 @@ from penstock.pipelines.preparation import PartitionTime
 from penstock.pipelines.settings import (
     BatchHints,
     BindingSource,
+    Cors,
     HttpSource,
     PipelineSettings,
     Source,
@@ -36,6 +37,11 @@ _NAME = re.compile(r"[a-zA-Z0-9-]{1,128}")
 _NAME_RULE = f"must be 1 to {limits.PIPELINE_NAME_LENGTH_MAX} characters of a-z, A-Z, 0-9 and '-'"
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 _NAME_PART = re.compile(r"[^/\x00-\x1f\x7f\\]+")
+
+#: RFC 6454, 6.2. A host beyond ASCII is in Punycode there.
+_ORIGIN = re.compile(
+    r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<host>[a-z0-9_]([a-z0-9._-]*[a-z0-9_])?|\[[0-9a-f:.]+])(:(?P<port>[0-9]{1,5}))?"
+)
 
 
 class CompressionSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -115,7 +121,7 @@ _MUST_BE = {
     "source.format": "must be 'json'",
     "source.authentication": "must be true or false",
     "source.cors": "must be an object or null",
-    "source.cors.origins": "must be an empty list",
+    "source.cors.origins": "must be a list of origins like 'https://example.com', or '*' for any",
     "transforms": f"must be a list of at most {limits.TRANSFORMS_MAX} objects with a name",
     "transforms.name": "must be text",
     "metadata": "must be an object",
@@ -199,11 +205,9 @@ def parse_settings(
     sources = [type(source) for source in asked.source]
     if not sources or len(set(sources)) < len(sources):
         raise _invalid("source", "must list 'http', 'binding' or both, each once")
-    if any(isinstance(source, HttpSource) and source.cors and source.cors.origins for source in asked.source):
-        raise _invalid("source.cors.origins", "is not available; leave it empty")
     return PipelineSettings(
         name=asked.name,
-        source=asked.source,
+        source=[_checked_source(source) for source in asked.source],
         bucket=path.bucket,
         prefix=_checked_prefix(path.prefix),
         batch=destination.batch,
@@ -278,6 +282,33 @@ def check_name(name: str) -> None:
             f"name {_NAME_RULE}.",
             code=CODE_INVALID_NAME,
         )
+
+
+def _checked_source(source: Source) -> Source:
+    if not isinstance(source, HttpSource) or not source.cors:
+        return source
+    origins = source.cors.origins
+    if len(origins) > limits.CORS_ORIGINS_MAX:
+        raise _invalid("source.cors.origins", f"must be at most {limits.CORS_ORIGINS_MAX}")
+    return msgspec.structs.replace(
+        source, cors=Cors([_checked_origin(index, origin) for index, origin in enumerate(origins)])
+    )
+
+
+def _checked_origin(index: int, origin: str) -> str:
+    """As a browser sends it: in lower case, without a port that goes without saying."""
+    if origin == "*":
+        return origin
+    match = _ORIGIN.fullmatch(origin.lower())
+    if match is None or int(match["port"] or 0) > 65_535 or len(origin) > limits.ORIGIN_LENGTH_MAX:
+        raise _invalid(
+            f"source.cors.origins[{index}]",
+            f"is {origin[:100]!r}; it must be an origin like 'https://example.com' or 'http://localhost:3000' "
+            "(scheme, host and maybe a port, nothing after it), or '*' for any",
+        )
+    default_port = {"http": "80", "https": "443"}.get(match["scheme"])
+    port = f":{match['port']}" if match["port"] and match["port"] != default_port else ""
+    return f"{match['scheme']}://{match['host']}{port}"
 
 
 def _checked_prefix(prefix: str) -> str:

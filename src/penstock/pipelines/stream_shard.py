@@ -40,6 +40,8 @@ from penstock.pipelines.layout import file_key
 from penstock.pipelines.ledger import Ledger, LedgerFile, LedgerPage, Segment, State, Totals
 from penstock.pipelines.preparation import Recipe, prepare
 from penstock.pipelines.rolling import Rolling, due_at_ms
+from penstock.pipelines.scaling import LoadMeter
+from penstock.pipelines.shard_keys import ShardKeys
 from penstock.pipelines.sink_health import HEALTHY, Pause, after_failure
 from penstock.storage.connection import S3Connection
 
@@ -77,6 +79,8 @@ class ShardConfig(Struct, frozen=True):
     bucket: str
     s3: S3Connection | None
     recipe: Recipe
+    #: Whether the number of shards follows their load, which the coordinator then wants to hear of.
+    scales: bool = False
 
 
 class ShardStatus(Struct, frozen=True):
@@ -103,6 +107,7 @@ class StreamShard(DurableObject[PipelineEnv]):
         super().__init__(ctx, env)
         self._sql = SystemSql(ctx.storage)
         self._sql.exec(_TABLES)
+        self._keys = ShardKeys(self._sql, ctx.clock)
         config, closed, discarded, drained = self._sql.exec("SELECT * FROM state").one()[1:]
         self._config: ShardConfig | None = json.decode(config, type=ShardConfig) if config else None
         self._closed = bool(closed)
@@ -118,25 +123,41 @@ class StreamShard(DurableObject[PipelineEnv]):
         self._clock_was_ahead = False
         self._health = HEALTHY
         self._drain_rate = Rate()
+        self._meter = LoadMeter(ctx.name, ctx.clock.elapsed_ms())
         self._note_backlog()
 
     # -- in -----------------------------------------------------------------------------------------------
 
-    def append(self, body: bytes, records: int, version: int) -> None:
-        """Store a request's `records` (NDJSON in `body`). `version` is that of the caller's plan.
+    def append(self, body: bytes, records: int, version: int, key: str | None = None) -> int:
+        """Store a request's `records` (NDJSON in `body`). `version` is that of the caller's plan. `key` is the ref
+        of an idempotency claim: if its records are stored already, nothing more is, whatever the plan. Gives how
+        many records are stored.
 
         Raises `Conflict` when the plan is outdated, `Overloaded` when too much awaits delivery, `StorageFull`.
         """
+        if key is not None:
+            stored = self._keys.stored(key)
+            if stored is not None:
+                return stored
         config = self._config
         if self._closed or config is None or version != config.version:
             raise Conflict("The pipeline has changed; get its plan again.", code=CODE_PLAN_CHANGED)
         self._refuse_if_full(len(body))
         self._buffer.append(body, records, self._now_ms())
+        if key is not None:
+            self._keys.store(key, records)
         self._note_backlog()
+        if config.scales and self._meter.add(len(body), self.ctx.clock.elapsed_ms()):
+            self.ctx.wait_until(self._tell_load(config))
         if not self._working and self._health.retry_ms is None:
             due_ms = self._due_ms(config)
             if self._alarm_ms is None or due_ms < self._alarm_ms:
                 self._set_alarm(due_ms)
+        return records
+
+    def forgo(self, key: str) -> int | None:
+        """Never take records under this key, which go elsewhere. If they are here, how many there are."""
+        return self._keys.forgo(key)
 
     def _now_ms(self) -> int:
         """The time that a row gets. Rows that wait together have rising times, so when the clock goes back far,
@@ -158,14 +179,19 @@ class StreamShard(DurableObject[PipelineEnv]):
         limits = self.env.limits
         assert self._config is not None
         backlog = self.env.statistics.backlog(self._config.pipeline, self._buffer.size_bytes)
-        over = exceeded(backlog, Budgets(limits.undelivered_bytes_max, limits.executor_undelivered_bytes_max), size)
+        budgets = Budgets(
+            limits.undelivered_bytes_max,
+            limits.pipeline_undelivered_bytes_max,
+            limits.executor_undelivered_bytes_max,
+        )
+        over = exceeded(backlog, budgets, size)
         if over is None:
             return
-        budget, over_bytes = over
+        budget, waiting, over_bytes = over
         wait_ms = (self._health.retry_ms or 0) - self.ctx.clock.now_ms()
         raise Overloaded(
-            f"{backlog.shard_bytes} bytes of this pipeline's shard await delivery to the bucket, {budget} is "
-            f"{getattr(limits, budget)}. Nothing of this request was stored; send it again later.",
+            f"{waiting} bytes await delivery to buckets; {budget} is {getattr(limits, budget)}. Nothing of this "
+            "request was stored; send it again later.",
             retry_after_s=retry_after_s(over_bytes, self._drain_rate, wait_ms),
         )
 
@@ -213,7 +239,10 @@ class StreamShard(DurableObject[PipelineEnv]):
         """Forget everything, once all is delivered."""
         self.env.statistics.forget(self.ctx.name)
         self.ctx.storage.delete_all()
-        self._drained = self._closed = True
+        # As one that was never configured: who still has its name is told to get the plan again.
+        self._sql.exec(_TABLES)
+        self._keys = ShardKeys(self._sql, self.ctx.clock)
+        self._config = None
 
     def status(self) -> ShardStatus:
         buffer, health = self._buffer, self._health
@@ -402,6 +431,16 @@ class StreamShard(DurableObject[PipelineEnv]):
             self._drain_rate = self._drain_rate.after(buffer.freed.byte - freed_byte, now_ms)
             self._note_backlog()
 
+    async def _tell_load(self, config: ShardConfig) -> None:
+        """Tell the coordinator how busy the shard is. Nothing depends on it: a lost word is followed by the
+        next."""
+        backlog = self._buffer.sealed.byte - self._buffer.freed.byte
+        load = self._meter.read(backlog, self.ctx.clock.elapsed_ms())
+        try:
+            await self.ctx.namespace("Coordinator").get_by_name(config.pipeline).heartbeat(load)
+        except PenstockError as error:
+            log.info("heartbeat_not_heard", shard=self.ctx.name, error=error.message)
+
     async def _report_drained(self) -> None:
         """Tell the coordinator, until it has heard."""
         assert self._config is not None
@@ -457,6 +496,10 @@ class StreamShard(DurableObject[PipelineEnv]):
 
     def _note_pause(self, pause: Pause | None) -> None:
         self.env.statistics.note_pause(self.ctx.name, pause is not None)
+
+    def _on_discard(self) -> None:
+        # Noted again when it starts from what is durable: at the latest when its alarm fires, if anything waits.
+        self.env.statistics.forget(self.ctx.name)
 
     def _note_backlog(self) -> None:
         if self._config is not None:

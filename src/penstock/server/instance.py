@@ -24,8 +24,9 @@ import msgspec
 from penstock.base.errors import Conflict, Invalid
 from penstock.base.ids import random_id, random_secret
 from penstock.base.rng import system_rng
-from penstock.http.auth import Account, token_hash
+from penstock.http.auth import Account
 from penstock.storage.secrets import SecretKey, decode_keys, encode_keys, new_secret_key
+from penstock.tokens.token_registry import token_hash
 
 FORMAT_VERSION = 1
 SECRET_KEY_FILE = "secret.key"

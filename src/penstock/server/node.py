@@ -19,10 +19,12 @@ from penstock.http.objects import ObjectRequests
 from penstock.http.operations import OperationRoutes
 from penstock.http.pipelines import PipelineRoutes
 from penstock.http.request_id import RequestIds
+from penstock.http.tokens import TokenRoutes
 from penstock.objects import Runtime, inspection
 from penstock.pipelines.broker import Broker
 from penstock.pipelines.coordinator import Coordinator
 from penstock.pipelines.environment import PipelineEnv, PipelineStatistics
+from penstock.pipelines.idempotency_keys import IdempotencyKeys
 from penstock.pipelines.registry import Registry
 from penstock.pipelines.spool import Spool
 from penstock.pipelines.stream_shard import StreamShard
@@ -30,10 +32,12 @@ from penstock.pipelines.transforms import Transforms
 from penstock.storage.disk_guard import DiskGuard
 from penstock.storage.ports import Ports
 from penstock.storage.relay import RelayStatistics
+from penstock.tokens.token_cache import TokenCache
+from penstock.tokens.token_registry import TokenRegistry
 
 #: The server's own classes of objects. No user class may have one of their names.
-OWN_CLASSES = (Registry, Coordinator, StreamShard)
-OWN_NAMES = tuple(cls.__name__ for cls in OWN_CLASSES)
+PIPELINE_CLASSES = (Registry, Coordinator, StreamShard, IdempotencyKeys)
+OWN_NAMES = tuple(cls.__name__ for cls in (*PIPELINE_CLASSES, TokenRegistry))
 
 #: A sibling's request for metrics. A call to an object is a msgpack array and never starts like this.
 _METRICS = b"metrics"
@@ -84,22 +88,26 @@ class Node:
             Spool(ports.disk, f"{folder}/spool"),
             ports.offload,
         )
-        for cls in OWN_CLASSES:
+        for cls in PIPELINE_CLASSES:
             self.runtime.register(cls, env, internal=True)
+        self.runtime.register(TokenRegistry, None, internal=True)
         for user_class in application.classes:
             self.runtime.register(user_class, application.env, (namespaces or {}).get(user_class.__name__))
         self.inspection = inspection.Inspection(self.runtime, folder)
         self.guard = DiskGuard(ports.disk, folder, limits.disk_reserve_bytes, ports.clock, ports.offload)
         ids = RequestIds(ports.rng)
-        authenticator = Authenticator(account)
+        authenticator = Authenticator(account, TokenCache(self.runtime))
         self.inflight = Inflight(limits.inflight_bytes_max)
-        self.ingest = Ingest(Broker(self.runtime), authenticator, self.guard, limits, self.inflight, ids)
+        self.ingest = Ingest(
+            Broker(self.runtime), authenticator, self.guard, limits, self.inflight, ids, ports.clock
+        )
         self.objects = ObjectRequests(
             self.runtime, application, authenticator, self.guard, limits, self.inflight, ids
         )
         endpoints = [
             *OperationRoutes(lambda: self._ready, self._metrics).endpoints,
             *PipelineRoutes(self.runtime, transforms, limits).endpoints,
+            *TokenRoutes(self.runtime, limits, ports.clock).endpoints,
             *NamespaceRoutes(self.runtime, self.inspection, application, limits).endpoints,
         ]
         self.app = App(self.ingest, self.objects, Control(endpoints, authenticator, ports.clock, ids))

@@ -20,7 +20,7 @@ from penstock.apps import NO_APPLICATION, Application
 from penstock.base.errors import Fenced, PenstockError
 from penstock.base.limits import Limits
 from penstock.base.rng import seeded_rng
-from penstock.http.auth import Account, token_hash
+from penstock.http.auth import Account
 from penstock.objects import DurableObject
 from penstock.server.node import Node
 from penstock.storage.object_store import FolderStore
@@ -39,6 +39,7 @@ from penstock.testing.sim.offload import SimOffload
 from penstock.testing.sim.s3 import SimS3, SimS3Stores
 from penstock.testing.sim.trace import Trace
 from penstock.testing.sim.transforms import SimTransforms, TransformFaults
+from penstock.tokens.token_registry import token_hash
 
 T = TypeVar("T")
 
