@@ -121,11 +121,20 @@ class Totals(Struct, frozen=True):
 
 class LedgerPage(Struct, frozen=True):
     """Segments in the order of their ULIDs, which is that of their rows, with their files. `more` if there are
-    further ones."""
+    further ones.
+
+    As it was at that moment: the shard had accepted `accepted_records`, and its ledger told of the records from
+    `from_record` on."""
 
     segments: list[Segment]
     files: list[LedgerFile]
     more: bool
+    from_record: int = 1
+    accepted_records: int = 0
+
+
+#: Whether a file is in a ledger, is not, or may have been in what the ledger has forgotten.
+Standing = Literal["known", "unknown", "forgotten"]
 
 
 _SEGMENT = (
@@ -230,6 +239,14 @@ class Ledger:
                 )
             ]
         return LedgerPage(segments, files, len(rows) > limit)
+
+    def standing(self, segment: str, key: str) -> Standing:
+        """Of the file with this key, whose segment has this ULID."""
+        if self._sql.exec("SELECT 1 FROM files WHERE segment = ?1 AND key = ?2", segment, key).first():
+            return "known"
+        oldest: str | None = self._sql.exec("SELECT min(ulid) FROM segments").one()[0]
+        forgets = self.totals().ledger_from_record > 1
+        return "forgotten" if forgets and (oldest is None or segment < oldest) else "unknown"
 
     def dead_files(self, since_ms: int, after: str, limit: int) -> Sequence[LedgerFile]:
         """Dead-letter files of segments sealed since `since_ms`, whose ULID is above `after`, that are in the

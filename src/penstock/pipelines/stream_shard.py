@@ -25,6 +25,7 @@ from functools import partial
 
 import structlog
 from msgspec import Struct, json
+from msgspec.structs import replace
 
 from penstock.base.errors import Conflict, Overloaded, PenstockError
 from penstock.base.ids import next_ulid
@@ -37,7 +38,7 @@ from penstock.pipelines.buffer import Buffer
 from penstock.pipelines.environment import PipelineEnv
 from penstock.pipelines.file_content import Digest, file_chunks, read_piece
 from penstock.pipelines.layout import file_key
-from penstock.pipelines.ledger import Ledger, LedgerFile, LedgerPage, Segment, State, Totals
+from penstock.pipelines.ledger import Ledger, LedgerFile, LedgerPage, Segment, Standing, State, Totals
 from penstock.pipelines.preparation import Recipe, prepare
 from penstock.pipelines.rolling import Rolling, due_at_ms
 from penstock.pipelines.scaling import LoadMeter
@@ -264,7 +265,13 @@ class StreamShard(DurableObject[PipelineEnv]):
 
     def ledger(self, after: str, limit: int) -> LedgerPage:
         """Up to `limit` segments with a ULID above `after`, with their files."""
-        return self._ledger.page(after, limit)
+        page = self._ledger.page(after, limit)
+        from_record = self._ledger.totals().ledger_from_record
+        return replace(page, from_record=from_record, accepted_records=self._buffer.end.record)
+
+    def standings(self, files: list[tuple[str, str]]) -> list[Standing]:
+        """Whether the ledger knows these files, each a segment's ULID and a key."""
+        return [self._ledger.standing(segment, key) for segment, key in files]
 
     def dead_files(self, since_ms: int, after: str, limit: int) -> list[LedgerFile]:
         """Up to `limit` dead-letter files that are in the bucket and were not sent again, of segments with a ULID

@@ -20,6 +20,7 @@ from penstock.http.operations import OperationRoutes
 from penstock.http.pipelines import PipelineRoutes
 from penstock.http.request_id import RequestIds
 from penstock.http.tokens import TokenRoutes
+from penstock.http.verification import VerificationRoutes
 from penstock.objects import Runtime, inspection
 from penstock.pipelines.broker import Broker
 from penstock.pipelines.coordinator import Coordinator
@@ -107,6 +108,7 @@ class Node:
         endpoints = [
             *OperationRoutes(lambda: self._ready, self._metrics).endpoints,
             *PipelineRoutes(self.runtime, transforms, limits).endpoints,
+            *VerificationRoutes(self.runtime).endpoints,
             *TokenRoutes(self.runtime, limits, ports.clock).endpoints,
             *NamespaceRoutes(self.runtime, self.inspection, application, limits).endpoints,
         ]
