@@ -65,6 +65,11 @@ class Limits:
             )
 
 
+#: Requests of one pipeline that an executor stores in one turn of its loop while others have some too: at some 40
+#: µs each, what others wait for it at most.
+REQUESTS_PER_TURN_MAX = 8
+#: For so long a pipeline that was seen counts as one of the others.
+TURNS_WINDOW_MS = 1_000
 #: Objects with nothing to do are closed after this time; Cloudflare evicts after 70 to 140 s.
 OBJECT_IDLE_MS_MAX = 70_000
 #: Objects in memory per executor: 1 GB, at about 200 KB for a small object. Each has three files open, of which
@@ -98,6 +103,13 @@ ZSTD_WINDOW_BITS_MAX = 23
 
 #: When a client that was refused for a full disk should try again: room is made by people or by deliveries.
 DISK_FULL_RETRY_S = 5
+#: Calls that wait until an object may be entered, per object: half a second of them at 20,000 calls a second, and
+#: some 30 MB besides their arguments.
+CALLS_WAITING_MAX = 10_000
+#: A key in a bucket, in bytes of UTF-8: Linux takes paths of 4,096 bytes, which begin with the data directory's.
+#: And what is between two of its slashes, which is the name of a file or folder (NAME_MAX).
+KEY_BYTES_MAX = 3_000
+KEY_PART_BYTES_MAX = 255
 #: `block_concurrency_while` gives up after this (Cloudflare: 30 s).
 BLOCK_CONCURRENCY_MS_MAX = 30_000
 
@@ -151,8 +163,9 @@ QUERY_ROWS_MAX = 1_000
 QUERY_RESULT_BYTES_MAX = 4 * MIB
 QUERY_SQL_BYTES_MAX = 100_000
 
-#: A call to an object in another process fails with `Unavailable` after this time.
-CALL_TIMEOUT_MS = 30_000
+#: A call to an object in another process fails with `Unavailable` after this time. Longer than an object may keep
+#: calls out, so that whoever waits for that gets to hear why it failed.
+CALL_TIMEOUT_MS = BLOCK_CONCURRENCY_MS_MAX + 5_000
 #: An executor that has not given its metrics by then shows as down; scrapers give up after 10 s.
 METRICS_TIMEOUT_MS = 2_000
 #: Bytes queued towards one sibling process before calls to it are refused.

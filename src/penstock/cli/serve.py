@@ -101,6 +101,14 @@ def serve(
             help="The key that opens the credentials of buckets elsewhere. Made by the first start.",
         ),
     ] = None,
+    blocked_seconds_max: Annotated[
+        float,
+        typer.Option(
+            envvar="PENSTOCK_BLOCKED_SECONDS_MAX",
+            min=0,
+            help="An executor that an object's code holds up for so long is ended and started again; 0 = never.",
+        ),
+    ] = 60.0,
     log_format: Annotated[
         LogFormat | None,
         typer.Option(
@@ -199,6 +207,7 @@ def serve(
         executors=executors or _cores(),
         drain_seconds=drain_seconds,
         secret_key_file=secret_key_file,
+        blocked_seconds_max=blocked_seconds_max,
         log_format=log_format.value,
         limits=limits,
     )

@@ -63,6 +63,7 @@ def collect(
     guard: DiskGuard,
     inflight: Inflight,
     object_requests: ObjectRequestStatistics,
+    blocked_seconds: float,
 ) -> list[Family]:
     """This executor's numbers."""
     objects = runtime.statistics
@@ -138,6 +139,12 @@ def collect(
         _one("penstock_alarm_failures", "counter", "Alarm handlers that raised.", objects.alarm_failures),
         _one("penstock_alarms_given_up", "counter", "Alarms that failed for good.", objects.alarms_given_up),
         _one("penstock_disk_free_bytes", "gauge", "Free space of the data directory.", guard.free_bytes),
+        _one(
+            "penstock_executor_blocked_seconds",
+            "counter",
+            "Time in which one object's code, or whatever else, held up all others for 3 s or more.",
+            blocked_seconds,
+        ),
         _one("penstock_resident_memory_bytes_max", "gauge", "Peak resident memory.", resident),
     ]
 

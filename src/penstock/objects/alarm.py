@@ -1,4 +1,4 @@
-"""Alarms: the decisions. Pure functions of (alarm, now); the shell is in `activation.py` and `alarm_index.py`.
+"""Alarms: the decisions. Pure functions of (alarm, now); the shell is in `object_alarm.py` and `alarm_index.py`.
 
 Two records exist of each alarm: the one committed in the object's own database, which is the truth, and one in
 the executor's durable index, which finds objects that are not in memory. The invariant between them:

@@ -26,6 +26,7 @@ from penstock.base.errors import NotFound, Unavailable
 from penstock.base.limits import SHARDS_MAX
 from penstock.objects import AlarmInfo, Context, DurableObject, Stub
 from penstock.objects.sql import SystemSql
+from penstock.objects.storage import system_storage
 from penstock.pipelines.environment import PipelineEnv
 from penstock.pipelines.layout import partition_ms
 from penstock.pipelines.plan import Plan, shard_count, shard_name
@@ -105,7 +106,7 @@ class Coordinator(DurableObject[PipelineEnv]):
 
     def __init__(self, ctx: Context, env: PipelineEnv) -> None:
         super().__init__(ctx, env)
-        self._sql = SystemSql(ctx.storage)
+        self._sql = SystemSql(system_storage(ctx.storage))
         self._sql.exec(_TABLES)
         #: What the shards said of themselves lately, and when (not of the wall clock).
         self._loads: dict[str, tuple[ShardLoad, int]] = {}

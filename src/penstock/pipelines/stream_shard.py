@@ -32,6 +32,7 @@ from penstock.base.ids import next_ulid
 from penstock.base.limits import FREE_SLICE_BYTES, FREE_SLICE_ROWS
 from penstock.objects import AlarmInfo, Context, DurableObject
 from penstock.objects.sql import SystemSql
+from penstock.objects.storage import system_storage
 from penstock.pipelines import buffer, ledger
 from penstock.pipelines.backpressure import Budgets, Rate, exceeded, retry_after_s
 from penstock.pipelines.buffer import Buffer
@@ -106,7 +107,8 @@ class ShardStatus(Struct, frozen=True):
 class StreamShard(DurableObject[PipelineEnv]):
     def __init__(self, ctx: Context, env: PipelineEnv) -> None:
         super().__init__(ctx, env)
-        self._sql = SystemSql(ctx.storage)
+        self._storage = system_storage(ctx.storage)
+        self._sql = SystemSql(self._storage)
         self._sql.exec(_TABLES)
         self._keys = ShardKeys(self._sql, ctx.clock)
         config, closed, discarded, drained = self._sql.exec("SELECT * FROM state").one()[1:]
@@ -307,7 +309,7 @@ class StreamShard(DurableObject[PipelineEnv]):
                     await self._deliver(segment)
                 await self._free_rows(segment.last, segment.bytes)
                 self._ledger.freed(segment)
-                await self.ctx.storage.give_back_space()
+                await self._storage.give_back_space()
             except Exception as error:  # noqa: BLE001 - a bug of ours must not end deliveries either
                 self._note_failure(segment, error)
                 return
@@ -401,7 +403,7 @@ class StreamShard(DurableObject[PipelineEnv]):
             assert file.size_bytes is not None
             return partial(self.env.spool.chunks, file.spool, file.size_bytes)
         compression = config.recipe.layout.compression
-        return partial(file_chunks, self.ctx.storage.reader, segment.first, segment.last, compression)
+        return partial(file_chunks, self._storage.reader, segment.first, segment.last, compression)
 
     async def _prepare(self, segment: Segment, config: ShardConfig) -> None:
         # The rows must be durable: they are read through a second connection, which sees durable ones alone.
@@ -421,7 +423,7 @@ class StreamShard(DurableObject[PipelineEnv]):
         """The segment's NDJSON, in whole rows."""
         first = segment.first
         while first <= segment.last:
-            read = partial(read_piece, self.ctx.storage.reader, first, segment.last)
+            read = partial(read_piece, self._storage.reader, first, segment.last)
             ndjson, first = await self.env.offload.run("bulk", read)
             yield ndjson
 

@@ -102,7 +102,9 @@ def query(connection: apsw.Connection, sql: str, bounds: Bounds, clock: Clock) -
                 break
             found.rows.append(list(row))
     except apsw.AuthError as error:
-        raise Invalid(f"Only SELECT can be run on an object from outside ({error}).") from error
+        raise Invalid(
+            f"Only SELECT can be run on an object from outside ({error}). To change it, call one of its methods."
+        ) from error
     except apsw.InterruptError as error:
         raise Invalid(f"The query took more than {bounds.ms_max} ms. Ask for less.") from error
     except (apsw.SQLError, apsw.TooBigError, apsw.RangeError, apsw.MismatchError, apsw.BindingsError) as error:

@@ -43,6 +43,14 @@ class Sight(Struct, frozen=True, array_like=True):
     token: int
 
 
+class Seen(Struct, frozen=True, array_like=True):
+    """What a program has seen on its way; and of the object that ran it the latest entry, in a list that the object
+    keeps and changes."""
+
+    sights: list[Sight]
+    latest: list[Sight]
+
+
 class Step(Struct, frozen=True, array_like=True):
     """What a program does next. `kind` is the name of a method of `_Run`; the rest is what some kinds need."""
 
@@ -69,16 +77,19 @@ class Actor(DurableObject[None]):
             " seen_name TEXT, seen_place INTEGER, seen_token INTEGER)"
         )
         self.sql.exec("CREATE TABLE IF NOT EXISTS mood (id INTEGER PRIMARY KEY, kind TEXT, times INTEGER)")
+        #: One sight, in a list that is given away as it is and changes with each entry: whoever gets it must get a
+        #: copy, of the moment in which it was given.
+        self._latest = [self.sight()]
 
-    async def run(self, steps: list[Step], caller: Sight | None) -> list[Sight]:
-        """Run a program; gives what was seen on the way."""
+    async def run(self, steps: list[Step], caller: list[Sight]) -> Seen:
+        """Run a program. `caller`: the latest entry of the object that calls, if it is one."""
         sights = []
-        if caller is not None:
-            self.append("called", self.ctx.rng.getrandbits(48), caller)
+        for sight in caller:
+            self.append("called", self.ctx.rng.getrandbits(48), sight)
         for step in steps:
             sights += await getattr(self, f"_{step.kind}")(step)
             sights.append(self.sight())
-        return sights
+        return Seen(sights, self._latest)
 
     def append(self, kind: str, token: int, seen: Sight | None = None) -> None:
         row = (seen.name, seen.place, seen.token) if seen is not None else (None, None, None)
@@ -88,6 +99,7 @@ class Actor(DurableObject[None]):
             token,
             *row,
         )
+        self._latest[0] = self.sight()
 
     def sight(self) -> Sight:
         row = self.sql.exec("SELECT place, token FROM journal ORDER BY place DESC LIMIT 1").first() or (0, 0)
@@ -124,12 +136,12 @@ class Actor(DurableObject[None]):
         """Of another object or this one. `times`: whether to go on if it fails."""
         stub = self.ctx.namespace("Actor").get_by_name(step.name)
         try:
-            sights: list[Sight] = await stub.run(step.steps, self.sight())
+            seen: Seen = await stub.run(step.steps, self._latest)
         except PenstockError:
             if not step.times:
                 raise
             return []
-        return sights
+        return seen.sights + seen.latest
 
     async def _background(self, step: Step) -> list[Sight]:
         async def work() -> None:
@@ -317,10 +329,10 @@ class _Run:
 
     async def _send(self, client: str, name: str, steps: list[Step]) -> None:
         try:
-            sights: list[Sight] = await self._call(name, "run", steps, None)
-            self._model.sights += sights
+            seen: Seen = await self._call(name, "run", steps, [])
+            self._model.sights += seen.sights + seen.latest
             self._replies += 1
-            outcome = str(len(sights))
+            outcome = str(len(seen.sights))
         except ConnectionLost:
             self._errors += 1
             outcome = "lost"
