@@ -275,14 +275,19 @@ class StreamShard(DurableObject[PipelineEnv]):
         """Whether the ledger knows these files, each a segment's ULID and a key."""
         return [self._ledger.standing(segment, key) for segment, key in files]
 
-    def dead_files(self, since_ms: int, after: str, limit: int) -> list[LedgerFile]:
-        """Up to `limit` dead-letter files that are in the bucket and were not sent again, of segments with a ULID
-        above `after` that were sealed since `since_ms`."""
-        return list(self._ledger.dead_files(since_ms, after, limit))
+    def dead_files(self, since_ms: int, until_ms: int, after: str, limit: int) -> list[LedgerFile]:
+        """Up to `limit` dead-letter files that are in the bucket and were not all sent again, of segments with a
+        ULID above `after` that were sealed from `since_ms` to before `until_ms`."""
+        return list(self._ledger.dead_files(since_ms, until_ms, after, limit))
 
-    def replayed(self, segment: str, key: str) -> None:
-        """The records of a dead-letter file were sent again. Harmless to say twice."""
-        self._ledger.replayed(segment, key, self.ctx.clock.now_ms())
+    def replay_begun(self, segment: str, key: str, reasons: list[str]) -> dict[str, int]:
+        """A dead-letter file's records of these reasons are about to be sent again. Gives, for each reason, when
+        that first began, or `REPLAYED`. Raises `NotFound` when the ledger has forgotten the file."""
+        return self._ledger.replay_begun(segment, key, reasons, self.ctx.clock.now_ms())
+
+    def replayed(self, segment: str, key: str, reasons: list[str]) -> None:
+        """They were sent. Harmless to say twice."""
+        self._ledger.replayed(segment, key, reasons, self.ctx.clock.now_ms())
 
     # -- out ----------------------------------------------------------------------------------------------
 
