@@ -195,6 +195,25 @@ SPOOL_PIECE_BYTES = 256 * KIB
 PARTITIONS_PER_SEGMENT_MAX = 256
 #: What a dead letter says of its reason.
 DEAD_DETAIL_LENGTH_MAX = 1_000
+#: Verifying a pipeline: what one call looks at, so that it is over well before a client gives up. The time is
+#: looked at after every few files; one file of the largest size takes some seconds more.
+VERIFY_SEGMENTS_MAX = 200
+VERIFY_MS_MAX = 5_000
+#: Objects asked for at once, and read at once (8 MiB each).
+VERIFY_HEADS_MAX = 16
+VERIFY_READS_MAX = 2
+#: Objects of one listing, which is what S3 gives at once.
+VERIFY_OBJECTS_MAX = 1_000
+#: Problems that one call tells of, some 300 bytes each; it ends after the segment in which there are so many.
+VERIFY_PROBLEMS_MAX = 1_000
+#: Other pipelines that are asked whether a file is theirs. Beyond, a file is not called extra.
+VERIFY_OTHERS_MAX = 1_000
+#: A cursor is some 200 bytes and a key.
+CURSOR_LENGTH_MAX = 4_096
+#: Sending dead letters again: files and time of one call, and the bytes of records that go as one request.
+REPLAY_FILES_MAX = 100
+REPLAY_MS_MAX = 5_000
+REPLAY_PIECE_BYTES = 1 * MIB
 #: A sealed range is read and compressed in pieces of about this size, so memory does not grow with the file.
 READ_CHUNK_BYTES = 1 * MIB
 #: Buckets elsewhere. The longest host name has 253 characters; the others are several times what is in use: keys of
