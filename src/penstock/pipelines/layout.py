@@ -59,8 +59,10 @@ def file_key(layout: Layout, at_ms: int, ulid: str, *, dead: bool = False) -> st
         "slug": ulid,
         "extension": _EXTENSIONS[layout.compression],
     }
-    parts = (layout.prefix, DEAD_FOLDER if dead else "", layout.filepath, layout.filename)
-    return "/".join(_filled(part, variables) for part in parts if part)
+    # The prefix is no template.
+    templates = (layout.filepath, layout.filename)
+    parts = (layout.prefix, DEAD_FOLDER if dead else "", *(_filled(part, variables) for part in templates))
+    return "/".join(part for part in parts if part)
 
 
 def partition_ms(layout: Layout) -> int | None:
