@@ -91,7 +91,13 @@ WAIT_UNTIL_MAX = 1_000
 #: Alarms: Cloudflare retries 6 times, after 2 s doubling.
 ALARM_RETRIES_MAX = 6
 ALARM_RETRY_BASE_MS = 2_000
-#: Due alarms started at once per executor; the rest wait their turn.
+#: The last of six counted retries waits so long. A try that does not count, because something is away, may be the
+#: hundredth: what came back is noticed within about a minute.
+ALARM_RETRY_MAX_MS = 64_000
+#: An alarm's handler that takes longer has failed; as `WAIT_UNTIL_MS_MAX`.
+ALARM_MS_MAX = 15 * 60_000
+#: Due alarms started at once per executor, of users' classes and as many of Penstock's own; the rest wait their
+#: turn.
 ALARMS_RUNNING_MAX = 64
 
 #: SQL of user classes: Cloudflare's limits. SQLite holds each of them itself.

@@ -246,6 +246,11 @@ class Database:
         return self._connection.txn_state("main") == apsw.SQLITE_TXN_WRITE
 
     @property
+    def opening(self) -> int:
+        """Which opening of the database this is, counted from 1."""
+        return self._opening
+
+    @property
     def epoch(self) -> int:
         return self._opening * _RESTARTS_MAX + self._restarts
 
