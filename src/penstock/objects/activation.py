@@ -178,11 +178,6 @@ class Activation:
             and self._committer.is_settled
         )
 
-    @property
-    def last_used_ms(self) -> int:
-        """When the last call or alarm ended, as `Clock.elapsed_ms` counts."""
-        return self._ports.clock.elapsed_ms() - round((self._loop_time() - self.last_used_s) * 1000)
-
     def begin_end(self) -> bool:
         """Let no more calls in: they wait for the next activation. The caller then sees to `end`. False if that has
         been done before: somebody else sees to it."""
