@@ -180,19 +180,6 @@ def test_a_result_that_cannot_travel_is_an_error_and_harms_nobody_else(slot: int
     echoes(main, slot)
 
 
-def test_an_answer_over_the_limit_of_a_frame_is_an_error_of_that_call_alone(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("penstock.objects.runtime.FRAME_BYTES_MAX", 1_000)
-
-    async def main(echo: Stub) -> None:
-        error = await error_of(echo.text("x" * 1_000))
-        assert isinstance(error, ObjectFailed) and "text failed: TooLarge: Its result has 1008 bytes" in str(error)
-        assert await echo.text("x" * 900) == "x" * 900
-
-    echoes(main, slot=1)
-
-
 @both_sides
 def test_an_argument_of_the_wrong_type_is_an_error(slot: int) -> None:
     async def main(echo: Stub) -> None:

@@ -16,6 +16,9 @@ GIB = 1024 * MIB
 
 #: One frame between processes: the largest body plus what wraps it, or the largest answer.
 FRAME_BYTES_MAX = 64 * MIB
+#: The arguments of one call of an object, or its result, encoded. The same wherever the object lives: what wraps it
+#: must fit into a frame, too.
+CALL_BYTES_MAX = FRAME_BYTES_MAX - 64 * KIB
 #: Smaller: more checkpoints, each with two fsyncs; larger: a longer recovery after a crash (about 0.3 s for 64 MiB
 #: on a virtual disk) and more disk.
 WAL_BYTES_MAX_DEFAULT = 32 * MIB

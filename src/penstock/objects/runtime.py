@@ -6,17 +6,15 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from typing import Any
 
 import msgspec
 import structlog
 
-from penstock.base.errors import Fenced, Internal, Invalid, Overloaded, PenstockError, TooLarge, Unavailable
+from penstock.base.errors import Fenced, Internal, Invalid, Overloaded, PenstockError, Unavailable
 from penstock.base.limits import (
     CALL_TIMEOUT_MS,
-    FRAME_BYTES_MAX,
     OBJECT_IDLE_MS_MAX,
     OBJECTS_ACTIVE_MAX,
     SWEEP_INTERVAL_MS,
@@ -293,7 +291,7 @@ class Runtime:
         """Serve a sibling's `call_there`. Errors are answers."""
         try:
             id, name, method, args = self._requested(payload)
-            answer: bytes = await self.call_here(id, name, args, partial(_answer, method))
+            answer: bytes = await self.call_here(id, name, args, method.encode_result)
             return answer
         except PenstockError as error:
             return remote.encode_error(error)
@@ -391,7 +389,7 @@ class Runtime:
         try:
             id, name, method, args = self._requested(payload)
             args = method.put_stream(args, taken)
-            result = await self._call_streams(id, method, name, args, partial(_answer, method))
+            result = await self._call_streams(id, method, name, args, method.encode_result)
             if not method.gives_stream:
                 channel.reply(result)
         except PenstockError as error:
@@ -431,13 +429,6 @@ class Runtime:
     async def _fire_alarm(self, id: ObjectId) -> bool:
         self.statistics.alarms_fired += 1
         return await self._activation(id).fire_alarm()
-
-
-def _answer(method: Method, result: Any) -> bytes:
-    answer = method.encode_result(result)
-    if len(answer) > FRAME_BYTES_MAX:
-        raise TooLarge(f"Its result has {len(answer)} bytes; the limit is {FRAME_BYTES_MAX}.")
-    return answer
 
 
 async def _give(stream: ObjectStream, channel: Channel, taken: Chunks) -> None:

@@ -107,7 +107,9 @@ def query(connection: apsw.Connection, sql: str, bounds: Bounds, clock: Clock) -
         ) from error
     except apsw.InterruptError as error:
         raise Invalid(f"The query took more than {bounds.ms_max} ms. Ask for less.") from error
-    except (apsw.SQLError, apsw.TooBigError, apsw.RangeError, apsw.MismatchError, apsw.BindingsError) as error:
+    except apsw.BindingsError as error:
+        raise Invalid("A query from outside has no bindings: write the values into it.") from error
+    except (apsw.SQLError, apsw.TooBigError, apsw.RangeError, apsw.MismatchError) as error:
         raise Invalid(f"SQLite refuses the query: {error}.") from error
     finally:
         cursor.close(True)
