@@ -175,6 +175,14 @@ class Ledger:
     def files_of(self, ulid: str) -> list[LedgerFile]:
         return [_file(row) for row in self._sql.exec(f"SELECT {_FILE} FROM files WHERE segment = ?1", ulid)]
 
+    def spooled(self) -> list[str]:
+        """The files that wait on the local disk."""
+        rows = self._sql.exec(
+            "SELECT f.spool FROM files AS f JOIN segments AS s ON s.ulid = f.segment"
+            f" WHERE s.state < {State.DELIVERED:d} AND f.spool IS NOT NULL"
+        )
+        return [row[0] for row in rows]
+
     def add(self, segment: Segment, files: Iterable[LedgerFile] = ()) -> None:
         s = segment
         self._sql.exec(

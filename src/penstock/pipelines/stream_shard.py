@@ -126,6 +126,8 @@ class StreamShard(DurableObject[PipelineEnv]):
         self._clock_was_ahead = False
         self._health = HEALTHY
         self._drain_rate = Rate()
+        #: Whether what a crash may have left in the spool is gone.
+        self._spool_is_clear = False
         self._meter = LoadMeter(ctx.name, ctx.clock.elapsed_ms())
         self._note_backlog()
 
@@ -306,6 +308,8 @@ class StreamShard(DurableObject[PipelineEnv]):
         while True:
             segment = None
             try:
+                if not self._spool_is_clear:
+                    await self._clear_spool()
                 self._seal_what_is_due()
                 segment = self._ledger.oldest_unfinished()
                 if segment is None:
@@ -455,11 +459,22 @@ class StreamShard(DurableObject[PipelineEnv]):
         except PenstockError as error:
             log.info("heartbeat_not_heard", shard=self.ctx.name, error=error.message)
 
+    async def _clear_spool(self) -> None:
+        """Remove the files that nobody would deliver any more: those of an attempt that was cut short, those that
+        were in the bucket already, those that were discarded."""
+        config = self._config
+        if config is not None and config.recipe.is_needed:
+            await self.ctx.storage.sync()  # what is delivered must stay so before its file goes
+            clear = partial(self.env.spool.clear, self.ctx.name, self._ledger.spooled())
+            await self.env.offload.run("bulk", clear)
+        self._spool_is_clear = True
+
     async def _report_drained(self) -> None:
         """Tell the coordinator, until it has heard."""
         assert self._config is not None
         coordinator = self.ctx.namespace("Coordinator").get_by_name(self._config.pipeline)
         try:
+            await self._clear_spool()
             await coordinator.drained(self.ctx.name)
         except PenstockError as error:
             self._health = after_failure(HEALTHY, error, self.ctx.clock.now_ms(), self.ctx.rng.random())

@@ -13,7 +13,6 @@ All that happens is drawn from one seed, and `Outcome.digest` says whether two r
 from __future__ import annotations
 
 import asyncio
-import gzip
 import hashlib
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -24,10 +23,16 @@ from msgspec import json
 
 from penstock.base.limits import Limits
 from penstock.base.rng import Rng, seeded_rng
+from penstock.objects import ObjectId
+from penstock.pipelines.compression import decompress
+from penstock.pipelines.dead_letters import read_dead_letters
+from penstock.pipelines.layout import DEAD_FOLDER, Compression
+from penstock.server.node import Node
 from penstock.testing.sim.loop import VirtualLoop, run_virtual
 from penstock.testing.sim.machine import ConnectionLost, MachineSettings, SimMachine
 
 BUCKET = "records"
+_COMPRESSIONS: dict[str, Compression] = {"json": "none", "gz": "gzip", "deflate": "deflate", "zst": "zstd"}
 _HOUR_MS = 3_600_000
 #: Everything must be in a file this long after everything was healed; a broken bucket is tried again after a
 #: minute at most.
@@ -264,16 +269,40 @@ class Scenario:
 
     def _backlog_bytes(self) -> int:
         executors = [self._machine.executor(slot) for slot in range(self._machine.settings.executors)]
-        return sum(sum(e.node.statistics.undelivered_bytes.values()) for e in executors if e is not None)
+        return sum(_backlog_bytes_of(executor.node) for executor in executors if executor is not None)
+
+
+def _backlog_bytes_of(node: Node) -> int:
+    """Without shards that broke and have nothing to wake for: what they counted last was never written."""
+    runtime, backlog = node.runtime, node.statistics.undelivered_bytes
+    wakes = runtime.alarms.pending != 0
+    return sum(
+        size
+        for name, size in backlog.items()
+        if wakes or runtime.active_object("StreamShard", ObjectId("StreamShard", name).key) is not None
+    )
 
 
 def read_records(files: dict[str, bytes]) -> Counter[int]:
-    """How often each record number is in the files of a bucket."""
+    """How often each record number is in the files of a bucket, whatever their compression, be it as a dead
+    letter."""
     found: Counter[int] = Counter()
     for key, content in files.items():
-        lines = gzip.decompress(content) if key.endswith(".gz") else content
-        found.update(json.decode(line)["n"] for line in lines.splitlines())
+        found.update(numbers_in(key, content))
     return found
+
+
+def numbers_in(key: str, content: bytes) -> list[int]:
+    """The numbers of the records in one file."""
+    ndjson = decompress(content, _COMPRESSIONS[key.rpartition(".")[2]])
+    if is_dead(key):
+        return [json.decode(letter.record)["n"] for letter in read_dead_letters(ndjson)]
+    return [json.decode(line)["n"] for line in ndjson.splitlines()]
+
+
+def is_dead(key: str) -> bool:
+    """Whether a file is one of dead letters."""
+    return DEAD_FOLDER in key.split("/")
 
 
 class Nemesis:
