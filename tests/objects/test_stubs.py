@@ -344,3 +344,13 @@ def test_calls_of_several_callers_do_not_mix() -> None:
         assert answers == texts
 
     run(main, Echo, executors=2)
+
+
+def test_a_stub_has_no_attribute_for_a_method_that_there_is_not() -> None:
+    async def main(world: World) -> None:
+        stub = world.stub(Notebook)
+        assert not hasattr(stub, "nothing") and hasattr(stub, "add")
+        with pytest.raises(Invalid, match="has no method 'nothing' that a stub can call"):
+            stub.nothing(1)
+
+    run(main, Notebook)

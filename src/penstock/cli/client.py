@@ -64,6 +64,15 @@ class Client:
         """The generations of a pipeline, the newest first."""
         return self._of_pipeline("GET", name_or_id, "/deployments", list)[1]
 
+    def verify_pipeline(self, name: str, cursor: str, deep: bool) -> Json:
+        """One step: `checked`, `problems`, and the `cursor` of the next, None when there is none."""
+        query = urlencode({"deep": str(deep).lower()} | ({"cursor": cursor} if cursor else {}))
+        return self._object("GET", f"{self._pipeline(name)}/verify?{query}")
+
+    def replay_pipeline(self, name: str, body: Json) -> Json:
+        """One step: `replayed`, `skipped`, and the `cursor` of the next, None when there is none."""
+        return self._object("POST", f"{self._pipeline(name)}/replay", body)
+
     def list_pipelines(self, search: str | None = None) -> Iterator[Json]:
         """All pipelines whose name starts with `search`, page by page."""
         return self._pages(self._pipelines, {"search": search} if search else {})
@@ -181,17 +190,20 @@ class Client:
         if body is not None:
             request.data = body if isinstance(body, bytes) else json.dumps(body).encode()
             request.add_header("Content-Type", "application/json")
+        retry_after_s = None
         try:
             with self._opener.open(request, timeout=self._timeout_seconds) as response:
                 status, content = response.status, response.read()
         except urllib.error.HTTPError as error:
             with error:
                 status, content = error.code, error.read()
+                wait = error.headers.get("Retry-After", "")
+                retry_after_s = int(wait) if wait.isdigit() and len(wait) < 6 else None
         except (OSError, HTTPException, ValueError) as error:
             raise self._no_answer(error) from None
-        return self._understood(method, path, status, content)
+        return self._understood(method, path, status, content, retry_after_s)
 
-    def _understood(self, method: str, path: str, status: int, content: bytes) -> Json:
+    def _understood(self, method: str, path: str, status: int, content: bytes, retry_after_s: int | None) -> Json:
         try:
             answer = json.loads(content) if content else {}
         except ValueError:
@@ -210,7 +222,7 @@ class Client:
         if status in (401, 403):
             token = self._target.token.origin
             text = f"{self._where()} refused the token from {token}: {text}"
-        raise ApiError(text, status=status, code=code)
+        raise ApiError(text, status=status, code=code, retry_after_s=retry_after_s)
 
     def _where(self) -> str:
         return f"{self._target.url.value} (from {self._target.url.origin})"

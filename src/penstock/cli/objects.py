@@ -152,6 +152,8 @@ def _settings(object: Json) -> list[tuple[str, str]]:
     rows = list(
         zip(("Name", "Id", "Size", "Active", "Last active", "Alarm", "Failures"), _row(object), strict=True)
     )
+    if object.get("error"):
+        rows.append(("Cannot be read", output.printable(object["error"])))
     if object.get("last_failure"):
         rows.append(
             ("Last failure", f"{_time(object.get('last_failure_ms'))}  {output.printable(object['last_failure'])}")

@@ -51,8 +51,8 @@ def _one(name: str, kind: Kind, help: str, value: float) -> Family:
     return Family(name, kind, help, [({}, float(value))])
 
 
-def _by_reason(refused: dict[str, int]) -> list[tuple[dict[str, str], float]]:
-    return [({"reason": reason}, float(count)) for reason, count in sorted(refused.items())]
+def _by_reason(counts: dict[str, int]) -> list[tuple[dict[str, str], float]]:
+    return [({"reason": reason}, float(count)) for reason, count in sorted(counts.items())]
 
 
 def collect(
@@ -82,6 +82,12 @@ def collect(
         _one("penstock_files_delivered", "counter", "Files delivered to buckets.", pipelines.files),
         _one("penstock_files_delivered_bytes", "counter", "Bytes of files delivered.", pipelines.file_bytes),
         _one("penstock_records_delivered", "counter", "Records delivered in files.", pipelines.delivered_records),
+        Family(
+            "penstock_records_dead",
+            "counter",
+            "Records delivered in dead-letter files, by reason.",
+            _by_reason(pipelines.dead_reasons),
+        ),
         _one(
             "penstock_delivery_failures",
             "counter",

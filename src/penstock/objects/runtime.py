@@ -100,6 +100,8 @@ class Runtime:
         #: By the class's name, and by the namespace of its objects.
         self._classes: dict[str, _Class] = {}
         self._namespaces: dict[str, _Class] = {}
+        #: Namespaces of Penstock's own classes; a dict, for its order.
+        self._internal: dict[str, None] = {}
         self.failures = FailureLog()
         self._active: dict[str, Activation] = {}
         self.active_max = active_max
@@ -109,7 +111,12 @@ class Runtime:
         self._ending = 0
         self._stopping = False
         self.alarms = AlarmIndex(
-            ports, f"{folder}/alarms/{slot}.db", tasks, fire=self._fire_alarm, on_fatal=on_fatal
+            ports,
+            f"{folder}/alarms/{slot}.db",
+            tasks,
+            fire=self._fire_alarm,
+            system=lambda: self._internal,
+            on_fatal=on_fatal,
         )
 
     def register(
@@ -127,6 +134,12 @@ class Runtime:
         assert cls.__name__ not in self._classes and namespace not in self._namespaces, cls
         known = _Class(cls, env, remote.methods_of(cls), namespace, internal, ClassStatistics())
         self._classes[cls.__name__] = self._namespaces[namespace] = known
+        if internal:
+            self._internal[namespace] = None
+
+    def is_internal(self, namespace: str) -> bool:
+        """Whether its class is Penstock's own."""
+        return namespace in self._internal
 
     def namespace(
         self,
@@ -426,9 +439,9 @@ class Runtime:
         self.tasks.create_task(activation.start(build))
         return activation
 
-    async def _fire_alarm(self, id: ObjectId) -> bool:
+    async def _fire_alarm(self, id: ObjectId, lost: int) -> bool:
         self.statistics.alarms_fired += 1
-        return await self._activation(id).fire_alarm()
+        return await self._activation(id).fire_alarm(lost)
 
 
 async def _give(stream: ObjectStream, channel: Channel, taken: Chunks) -> None:
