@@ -24,9 +24,10 @@ from penstock.pipelines.ledger import LedgerPage
 from penstock.pipelines.plan import shard_name
 from penstock.pipelines.stream_shard import ShardStatus
 from penstock.server.node import Node
+from penstock.testing.sim.audit import Ledger, is_dead, numbers_in
 from penstock.testing.sim.loop import VirtualLoop, run_virtual
 from penstock.testing.sim.machine import FOLDER, ConnectionLost, MachineSettings, SimMachine
-from penstock.testing.sim.scenario import BUCKET, Ledger, is_dead, numbers_in
+from penstock.testing.sim.scenario import BUCKET
 
 Arm = Callable[[SimMachine], None]
 Act = Callable[[SimMachine, str], Awaitable[bool]]
@@ -202,6 +203,7 @@ class Story:
             await machine.ready()
             while not acted:
                 acted = await self._attempt(machine, pipeline)
+                await machine.clock.sleep_ms(100)
             await self._send(machine, pipeline, 3)
             await machine.clock.sleep_ms(20_000)
             await self._audit(machine, pipeline)
@@ -236,6 +238,8 @@ class Story:
             if 40 not in self.ledger.acknowledged:
                 self.problems.append("the server did not serve again")
         else:
+            machine.kill_all()  # what is only in memory says nothing
+            await machine.ready()
             self.problems += await self._remains(machine, pipeline)
         machine.power_cut()
         await machine.ready()

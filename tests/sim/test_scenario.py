@@ -46,6 +46,7 @@ def test_the_runs_are_not_empty() -> None:
     outcomes = [run_scenario(seed) for seed in range(10)]
     happened = {name for outcome in outcomes for name, times in outcome.faults.items() if times}
     assert {"kill", "power_cut", "disk_full", "sync_fails", "bucket_outage", "clock_jumps"} <= happened
+    assert {"transforms_fail", "bucket_forbidden", "update_pipeline", "replace_pipeline"} <= happened
     assert sum(outcome.acknowledged for outcome in outcomes) > 10_000
     assert sum(outcome.refused for outcome in outcomes) > 100
     assert sum(outcome.unknown for outcome in outcomes) > 100

@@ -38,9 +38,7 @@ class Spool:
         for path in paths:
             with translated_errors(path):
                 self._disk.sync(self._of(path))
-        for folder in {self._of(path).rpartition("/")[0] for path in paths}:
-            with translated_errors(folder):
-                self._disk.sync_dir(folder)
+        self._sync_folders(paths)
 
     def chunks(self, path: str, size_bytes: int) -> Iterator[bytes]:
         """The bytes of a file. Raises `Corrupt` if it is not there any more, or has another size."""
@@ -59,8 +57,11 @@ class Spool:
             file.close()
 
     def remove(self, paths: list[str]) -> None:
+        """For good: nobody would look for a file that a power cut brought back."""
         for path in paths:
-            self._disk.remove(self._of(path))
+            with translated_errors(path):
+                self._disk.remove(self._of(path))
+        self._sync_folders(paths)
 
     def clear(self, shard: str, keep: Collection[str]) -> None:
         """Remove what a crash left of a shard's files, all but those in `keep`; the folder too if none is left."""
@@ -75,6 +76,11 @@ class Spool:
             self._disk.sync_dir(folder)
             if not kept:
                 self._disk.remove_dir(folder)
+
+    def _sync_folders(self, paths: list[str]) -> None:
+        for folder in {self._of(path).rpartition("/")[0] for path in paths}:
+            with translated_errors(folder):
+                self._disk.sync_dir(folder)
 
     def _of(self, path: str) -> str:
         return f"{self._folder}/{path}"

@@ -310,7 +310,7 @@ class _Run:
     async def run(self) -> ProgramOutcome:
         machine = self._machine
         async with machine:
-            nemesis = Nemesis(machine, seeded_rng(f"{self._seed}/nemesis"), self._abort_one)
+            nemesis = Nemesis(machine, seeded_rng(f"{self._seed}/nemesis"), [self._abort_one])
             clients = [machine.loop.create_task(self._live(n)) for n in range(self._settings.clients)]
             await nemesis.rage(self._settings)
             await nemesis.heal()

@@ -1,11 +1,15 @@
 """Records through faults: does each acknowledged record end up in exactly one file?
 
 Clients send numbered records to a pipeline while a nemesis kills executors, cuts the power, fills the disk, breaks
-the bucket and sets the clock wrong. Then everything is healed, and the files are read:
+the bucket and sets the clock wrong, and an operator changes the pipeline, or deletes it and makes another: files go
+to a folder or to a bucket elsewhere, as the records came or through a transform, by their arrival or by a time of
+their own, in each compression. Then everything is healed, and all files are read, dead letters among them:
 
     acknowledged (200)          in exactly one file, once
     refused (4xx, 507)          in none
     unknown (5xx, no answer)    once or not at all
+
+No file is left on its way.
 
 All that happens is drawn from one seed, and `Outcome.digest` says whether two runs were the same.
 """
@@ -15,24 +19,24 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from msgspec import json
 
+from penstock.apps import Application
+from penstock.apps.transform import Transform
 from penstock.base.limits import Limits
 from penstock.base.rng import Rng, seeded_rng
-from penstock.objects import ObjectId
-from penstock.pipelines.compression import decompress
-from penstock.pipelines.dead_letters import read_dead_letters
-from penstock.pipelines.layout import DEAD_FOLDER, Compression
-from penstock.server.node import Node
+from penstock.testing.sim.audit import Ledger, read_records
+from penstock.testing.sim.client import Answer
+from penstock.testing.sim.faulty_store import StoreFaults
 from penstock.testing.sim.loop import VirtualLoop, run_virtual
-from penstock.testing.sim.machine import ConnectionLost, MachineSettings, SimMachine
+from penstock.testing.sim.machine import FOLDER, ConnectionLost, MachineSettings, SimMachine
 
 BUCKET = "records"
-_COMPRESSIONS: dict[str, Compression] = {"json": "none", "gz": "gzip", "deflate": "deflate", "zst": "zstd"}
+ENDPOINTS = ("https://one.example", "https://other.example")
 _HOUR_MS = 3_600_000
 #: Everything must be in a file this long after everything was healed; a broken bucket is tried again after a
 #: minute at most.
@@ -50,26 +54,6 @@ class ScenarioSettings:
     records_per_request_max: int = 20
     client_pause_ms: tuple[int, int] = (1, 120)
     fault_pause_ms: tuple[int, int] = (10, 800)
-
-
-@dataclass(slots=True)
-class Ledger:
-    """What became of each record, by its number, as far as the clients know."""
-
-    acknowledged: set[int] = field(default_factory=set)
-    refused: set[int] = field(default_factory=set)
-    unknown: set[int] = field(default_factory=set)
-
-    def problems(self, found: Counter[int]) -> list[str]:
-        """What is wrong with the files, in words; empty if nothing is."""
-        known = self.acknowledged | self.refused | self.unknown
-        wrong = {
-            "acknowledged, but in no file": self.acknowledged - found.keys(),
-            "in the files more than once": {number for number, times in found.items() if times > 1},
-            "refused, but in a file": self.refused & found.keys(),
-            "in a file, but never sent": found.keys() - known,
-        }
-        return [f"{len(numbers)} {what}: {sorted(numbers)[:10]}" for what, numbers in wrong.items() if numbers]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,18 +90,21 @@ class Scenario:
         self._seed = seed
         self._settings = settings
         self._rng = rng
-        self._machine = SimMachine(loop, seed, MachineSettings(executors=rng.choice([1, 2, 3]), limits=limits))
+        machine_settings = MachineSettings(executors=rng.choice([1, 2, 3]), limits=limits, application=_APPLICATION)
+        self._machine = SimMachine(loop, seed, machine_settings)
         self._clock = self._machine.clock
         self._ledger = Ledger()
         self._next_number = 0
         self._pipeline = ""
         self._false_alarms: list[str] = []
+        self._replaced = False
 
     async def run(self) -> Outcome:
         machine = self._machine
         async with machine:
             await self._create_pipeline()
-            nemesis = Nemesis(machine, seeded_rng(f"{self._seed}/nemesis"), self._update_pipeline)
+            operations = (self._update_pipeline, self._replace_pipeline)
+            nemesis = Nemesis(machine, seeded_rng(f"{self._seed}/nemesis"), operations)
             async with asyncio.TaskGroup() as tasks:
                 for number in range(self._settings.clients):
                     tasks.create_task(self._send_records(f"client-{number}"))
@@ -125,13 +112,14 @@ class Scenario:
                 tasks.create_task(self._verify_meanwhile())
             await nemesis.heal()
             problems = await self._drain()
+            problems += [f"left on its way: {path}" for path in machine.disk.files(f"{FOLDER}/spool")]
             # What is in a bucket must be there for good.
             machine.power_cut()
             await machine.ready()
-            found = read_records(machine.bucket(BUCKET))
+            files = self._files()
+            found = read_records(files)
             problems += self._ledger.problems(found)
             problems += self._false_alarms + await self._verify(found)
-            files = machine.bucket(BUCKET)
             self._add_to_trace(files)
         return Outcome(
             seed=self._seed,
@@ -154,19 +142,27 @@ class Scenario:
 
     def _pipeline_settings(self) -> dict[str, Any]:
         rng = self._rng
+        elsewhere = {"endpoint": rng.choice(ENDPOINTS), "access_key_id": "id", "secret_access_key": "secret"}
+        path = {"bucket": BUCKET, "prefix": rng.choice(["", "a/b"])}
+        if rng.random() < 0.3:
+            path["filepath"] = rng.choice(["", "${date}/${hr}-${minute}", "y=${year}"])
         return {
             "name": "records",
             "source": [{"type": "http", "format": "json"}],
+            "metadata": {"shards": rng.choice([None, 1, 3])},
+            "transforms": rng.choice([[], [], [{"name": "some_fail"}], [{"name": "same"}, {"name": "some_fail"}]]),
             "destination": {
                 "type": "r2",
                 "format": "json",
-                "path": {"bucket": BUCKET, "prefix": rng.choice(["", "a/b"])},
-                "compression": {"type": rng.choice(["none", "gzip"])},
+                "path": path,
+                "compression": {"type": rng.choice(["none", "gzip", "deflate", "zstd"])},
                 "batch": {
                     "max_bytes": rng.choice([500, 5_000, 100_000_000]),
                     "max_duration_s": rng.choice([0.25, 1, 3]),
                     "max_rows": rng.choice([1, 30, 10_000_000]),
                 },
+                "credentials": rng.choice([None, elsewhere]),
+                "partition_time": rng.choice([None, None, {"field": "at", "format": "unix_s"}]),
             },
         }
 
@@ -176,12 +172,24 @@ class Scenario:
         self._pipeline = answer.json()["result"]["id"]
 
     async def _update_pipeline(self) -> None:
+        await self._operate("PUT", "/pipelines/records", self._pipeline_settings())
+
+    async def _replace_pipeline(self) -> None:
+        """Delete the pipeline, and make another of its name; either may fail."""
+        self._replaced = True
+        await self._operate("DELETE", "/pipelines/records")
+        answer = await self._operate("POST", "/pipelines", self._pipeline_settings())
+        if answer is not None and answer.status == 200:
+            self._pipeline = answer.json()["result"]["id"]
+
+    async def _operate(self, method: str, path: str, body: Any = None) -> Answer | None:
         slot = self._rng.randrange(self._machine.settings.executors)
         try:
-            answer = await self._machine.control(slot, "PUT", "/pipelines/records", self._pipeline_settings())
+            answer = await self._machine.control(slot, method, path, body)
         except ConnectionLost:
-            return
-        self._machine.trace.add("operator", "update", answer.status)
+            return None
+        self._machine.trace.add("operator", method, answer.status)
+        return answer
 
     # -- clients --------------------------------------------------------------------------------------------
 
@@ -196,7 +204,7 @@ class Scenario:
         first, count = self._next_number, rng.randint(1, self._settings.records_per_request_max)
         self._next_number += count
         numbers = range(first, first + count)
-        body = json.encode([{"n": number, "pad": "x" * rng.randrange(100)} for number in numbers])
+        body = json.encode([_record(number, rng) for number in numbers])
         slot = rng.randrange(self._machine.settings.executors)
         try:
             status = (await self._machine.request(slot, "POST", f"/ingest/{self._pipeline}", body)).status
@@ -227,7 +235,12 @@ class Scenario:
             self._machine.trace.add("auditor", status)
             if status == 200:
                 cursor = result["cursor"]
-                self._false_alarms += [f"a false alarm: {problem}" for problem in result["problems"][:3]]
+                wrong = self._wrong(result["problems"])
+                self._false_alarms += [f"a false alarm: {problem}" for problem in wrong[:3]]
+
+    def _wrong(self, problems: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Files of a deleted pipeline, whose ledger is gone with it, are nobody's: extra, and rightly so."""
+        return [problem for problem in problems if not (self._replaced and problem["kind"] == "extra")]
 
     async def _verify(self, found: Counter[int]) -> list[str]:
         """The server's own verdict must be ours."""
@@ -238,7 +251,7 @@ class Scenario:
             status, result = await self._verify_step(0, cursor, deep=True)
             if status != 200:
                 return [f"it could not be verified: status {status}"]
-            problems += [f"verify says: {problem}" for problem in result["problems"][:10]]
+            problems += [f"verify says: {problem}" for problem in self._wrong(result["problems"])[:10]]
             for shard in result["checked"]["shards"]:
                 in_files += shard["in_files"]
                 pending += shard["pending"]
@@ -262,57 +275,60 @@ class Scenario:
         while True:
             await self._clock.sleep_ms(500)
             backlog = self._backlog_bytes()
-            if not backlog and not self._ledger.acknowledged - read_records(self._machine.bucket(BUCKET)).keys():
+            if not backlog and not self._ledger.acknowledged - read_records(self._files()).keys():
                 return []
             if self._clock.elapsed_ms() > deadline_ms:
                 return [f"{backlog} bytes still await delivery {_DRAIN_MS_MAX} ms after everything was healed"]
 
+    def _files(self) -> dict[str, bytes]:
+        """All files by key, wherever they are: keys have ULIDs in them."""
+        files = self._machine.bucket(BUCKET)
+        for endpoint in ENDPOINTS:
+            files |= self._machine.bucket(BUCKET, endpoint)
+        return files
+
     def _backlog_bytes(self) -> int:
         executors = [self._machine.executor(slot) for slot in range(self._machine.settings.executors)]
-        return sum(_backlog_bytes_of(executor.node) for executor in executors if executor is not None)
+        return sum(sum(e.node.statistics.undelivered_bytes.values()) for e in executors if e is not None)
 
 
-def _backlog_bytes_of(node: Node) -> int:
-    """Without shards that broke and have nothing to wake for: what they counted last was never written."""
-    runtime, backlog = node.runtime, node.statistics.undelivered_bytes
-    wakes = runtime.alarms.pending != 0
-    return sum(
-        size
-        for name, size in backlog.items()
-        if wakes or runtime.active_object("StreamShard", ObjectId("StreamShard", name).key) is not None
-    )
+def _record(number: int, rng: Rng) -> dict[str, Any]:
+    """One in ten has no time that it could be partitioned by."""
+    record: dict[str, Any] = {"n": number, "pad": "x" * rng.randrange(100)}
+    if rng.random() < 0.9:
+        record["at"] = rng.randrange(300) * 60
+    return record
 
 
-def read_records(files: dict[str, bytes]) -> Counter[int]:
-    """How often each record number is in the files of a bucket, whatever their compression, be it as a dead
-    letter."""
-    found: Counter[int] = Counter()
-    for key, content in files.items():
-        found.update(numbers_in(key, content))
-    return found
+def _same(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return records
 
 
-def numbers_in(key: str, content: bytes) -> list[int]:
-    """The numbers of the records in one file."""
-    ndjson = decompress(content, _COMPRESSIONS[key.rpartition(".")[2]])
-    if is_dead(key):
-        return [json.decode(letter.record)["n"] for letter in read_dead_letters(ndjson)]
-    return [json.decode(line)["n"] for line in ndjson.splitlines()]
+def _some_fail(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Nothing is dropped, so that every record can be found again: one in eleven becomes a dead letter."""
+    if any(record["n"] % 11 == 0 for record in records):
+        raise ValueError("one in eleven")
+    return records
 
 
-def is_dead(key: str) -> bool:
-    """Whether a file is one of dead letters."""
-    return DEAD_FOLDER in key.split("/")
+_APPLICATION = Application(
+    "scenario",
+    transforms={
+        name: Transform(name=name, function=function, deadline_ms=10_000, batch_records_max=25)
+        for name, function in (("same", _same), ("some_fail", _some_fail))
+    },
+)
 
 
 class Nemesis:
     """Breaks what can be broken, one thing after the other."""
 
-    def __init__(self, machine: SimMachine, rng: Rng, update: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self, machine: SimMachine, rng: Rng, operations: Sequence[Callable[[], Awaitable[None]]] = ()
+    ) -> None:
         self.faults: Counter[str] = Counter()
         self._machine = machine
         self._rng = rng
-        self._update = update
         self._kinds: list[Callable[[], Awaitable[None] | None]] = [
             self._kill,
             self._kill_all,
@@ -320,13 +336,15 @@ class Nemesis:
             self._crash_in_operation,
             self._power_cut_in_operation,
             self._bucket_outage,
+            self._bucket_forbidden,
             self._bucket_flaky,
             self._disk_full,
             self._disk_slow,
             self._sync_fails,
             self._clock_jumps,
             self._network_loses,
-            update,
+            self._transforms_fail,
+            *operations,
         ]
 
     async def rage(self, settings: ScenarioSettings) -> None:
@@ -372,17 +390,34 @@ class Nemesis:
 
     # -- what lasts a while ---------------------------------------------------------------------------------
 
+    def _a_store(self) -> StoreFaults:
+        machine = self._machine
+        return self._rng.choice([machine.store, *map(machine.s3.faults, ENDPOINTS)])
+
     async def _bucket_outage(self) -> None:
-        self._machine.store.outage = True
+        store = self._a_store()
+        store.outage = True
         await self._pause(50, 1_500)
-        self._machine.store.outage = False
+        store.outage = False
+
+    async def _bucket_forbidden(self) -> None:
+        store = self._a_store()
+        store.forbidden = True
+        await self._pause(50, 1_500)
+        store.forbidden = False
 
     async def _bucket_flaky(self) -> None:
-        store = self._machine.store
-        store.fail, store.lose_answer, store.slow = 0.3, 0.3, 0.3
+        store = self._a_store()
+        store.fail, store.lose_answer, store.slow, store.reset = 0.3, 0.3, 0.3, 0.2
         store.slow_ms = (10, 500)
         await self._pause(50, 1_500)
-        store.fail = store.lose_answer = store.slow = 0.0
+        store.fail = store.lose_answer = store.slow = store.reset = 0.0
+
+    async def _transforms_fail(self) -> None:
+        faults = self._machine.transforms
+        faults.unavailable, faults.fail, faults.crash = 0.5, 0.1, 0.1
+        await self._pause(50, 1_500)
+        faults.unavailable = faults.fail = faults.crash = 0.0
 
     async def _disk_full(self) -> None:
         disk = self._machine.disk
