@@ -156,9 +156,8 @@ class Committer:
             commit = self._commit_after(first)
             try:
                 self._tasks.create_task(commit)
-            except (
-                RuntimeError
-            ):  # the executor ends, and takes on no more tasks: as in a crash, nothing is committed
+            except RuntimeError:
+                # The executor ends and takes on no more tasks: as in a crash, nothing commits.
                 commit.close()
 
     async def _commit_after(self, first: FirstOfAll | None) -> None:
