@@ -50,7 +50,8 @@ class Context:
     """`self.ctx` of an object: who it is and all that it may use.
 
     `id.name` is None if the object was never reached by its name.
-    Whatever leaves through the context (`namespace(...)` stubs, `buckets`) waits at the object's output gate.
+    Whatever leaves through the context (`namespace(...)` stubs, `buckets`) waits at the object's output gate. What
+    leaves by other ways, an HTTP request by a library say, does not: `await storage.sync()` before it.
     """
 
     def __init__(
@@ -81,8 +82,11 @@ class Context:
         return self.id.name
 
     def block_concurrency_while(self, work: Callable[[], Awaitable[T]]) -> Awaitable[T]:
-        """Let nothing enter the object until `work` is done, at most 30 s. In the constructor, for asynchronous
+        """Let nothing new enter the object until `work` is done, at most 30 s. In the constructor, for asynchronous
         start-up work, there is nothing more to do; a method awaits what this returns, and gets what `work` gave.
+
+        Methods, `alarm()` and `wait_until` work that have begun already go on while `work` awaits. Calls that come
+        meanwhile wait, at most 10,000 of them; more get `Overloaded`.
 
         If `work` raises or takes too long the object breaks: who waits to enter gets the error, and the next call
         starts the object again. A call to another object that calls this one back waits for itself until then.
@@ -138,8 +142,10 @@ class DurableObject(Generic[Env]):
         self.env = env
 
     async def alarm(self, info: AlarmInfo) -> None:
-        """Called when the alarm fires, at least once per alarm and never twice at the same time. If it raises it is
-        called again after 2 s, doubling, up to 6 times."""
+        """Called when the alarm fires, at least once per alarm and never twice at the same time. If it raises, takes
+        longer than 15 minutes or its process crashes, it is called again after 2 s, doubling, up to 6 times. What
+        passes by itself (`Unavailable`, `Overloaded`, `StorageFull`) is not counted; the wait then grows to about a
+        minute."""
         raise NotImplementedError(f"{type(self).__name__} set an alarm but has no alarm() method.")
 
     def _on_discard(self) -> None:
