@@ -10,7 +10,7 @@ import pytest
 from penstock.base.errors import Invalid, ObjectFailed
 from penstock.base.limits import OBJECT_NAME_BYTES_MAX
 from penstock.objects import AlarmInfo, DurableObject, ObjectId
-from penstock.objects.alarm_index import rehome
+from penstock.objects.alarm_table import rehome
 from penstock.objects.storage import system_storage
 from penstock.testing.sim.mount import Mount
 

@@ -10,7 +10,7 @@ from msgspec import Struct
 from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
-from penstock.base.errors import Conflict, Invalid, NotFound, ObjectFailed
+from penstock.base.errors import Conflict, Invalid, NotFound, ObjectFailed, TooLarge
 from penstock.base.request_id import bind_request_id
 from penstock.objects import AlarmInfo, Context, DurableObject
 from penstock.objects.misuse import is_unmeant
@@ -270,3 +270,37 @@ def test_a_static_method_is_not_one_that_a_stub_can_call() -> None:
             await world.stub(Careless).helper(1)
 
     run(main, Careless)
+
+
+class Mirror(DurableObject[Any]):
+    def give_back(self, value: bytes) -> bytes:
+        return value
+
+    def size(self, value: bytes) -> int:
+        return len(value)
+
+    def grow(self, size: int) -> bytes:
+        return bytes(size)
+
+    async def pass_to(self, name: str, size: int) -> int:
+        got: int = await self.ctx.namespace("Mirror").get_by_name(name).size(bytes(size))
+        return got
+
+
+@both_sides
+def test_what_a_call_may_carry_is_the_same_wherever_the_object_lives(
+    slot: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("penstock.objects.remote.CALL_BYTES_MAX", 1_000)
+
+    async def main(world: World) -> None:
+        mirror = world.stub_on(slot, Mirror)
+        assert await mirror.give_back(b"x" * 990) == b"x" * 990
+        with pytest.raises(TooLarge, match=r"Mirror.size: its arguments have 10\d\d bytes; the limit is 1000."):
+            await mirror.size(b"x" * 1_010)
+        error = await error_of(mirror.grow(1_010))
+        assert type(error) is ObjectFailed and "grow failed: TooLarge: Its result has 1013 bytes" in error.message
+        error = await error_of(world.stub_on(0, Mirror).pass_to(mirror.id.name, 1_010))
+        assert type(error) is ObjectFailed and "pass_to failed: TooLarge: Mirror.size: " in error.message
+
+    run(main, Mirror, executors=2)

@@ -180,19 +180,6 @@ def test_a_result_that_cannot_travel_is_an_error_and_harms_nobody_else(slot: int
     echoes(main, slot)
 
 
-def test_an_answer_over_the_limit_of_a_frame_is_an_error_of_that_call_alone(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("penstock.objects.runtime.FRAME_BYTES_MAX", 1_000)
-
-    async def main(echo: Stub) -> None:
-        error = await error_of(echo.text("x" * 1_000))
-        assert isinstance(error, ObjectFailed) and "text failed: TooLarge: Its result has 1008 bytes" in str(error)
-        assert await echo.text("x" * 900) == "x" * 900
-
-    echoes(main, slot=1)
-
-
 @both_sides
 def test_an_argument_of_the_wrong_type_is_an_error(slot: int) -> None:
     async def main(echo: Stub) -> None:
@@ -357,3 +344,13 @@ def test_calls_of_several_callers_do_not_mix() -> None:
         assert answers == texts
 
     run(main, Echo, executors=2)
+
+
+def test_a_stub_has_no_attribute_for_a_method_that_there_is_not() -> None:
+    async def main(world: World) -> None:
+        stub = world.stub(Notebook)
+        assert not hasattr(stub, "nothing") and hasattr(stub, "add")
+        with pytest.raises(Invalid, match="has no method 'nothing' that a stub can call"):
+            stub.nothing(1)
+
+    run(main, Notebook)

@@ -16,6 +16,9 @@ GIB = 1024 * MIB
 
 #: One frame between processes: the largest body plus what wraps it, or the largest answer.
 FRAME_BYTES_MAX = 64 * MIB
+#: The arguments of one call of an object, or its result, encoded. The same wherever the object lives: what wraps it
+#: must fit into a frame, too.
+CALL_BYTES_MAX = FRAME_BYTES_MAX - 64 * KIB
 #: Smaller: more checkpoints, each with two fsyncs; larger: a longer recovery after a crash (about 0.3 s for 64 MiB
 #: on a virtual disk) and more disk.
 WAL_BYTES_MAX_DEFAULT = 32 * MIB
@@ -121,7 +124,13 @@ WAIT_UNTIL_MAX = 1_000
 #: Alarms: Cloudflare retries 6 times, after 2 s doubling.
 ALARM_RETRIES_MAX = 6
 ALARM_RETRY_BASE_MS = 2_000
-#: Due alarms started at once per executor; the rest wait their turn.
+#: The last of six counted retries waits so long. A try that does not count, because something is away, may be the
+#: hundredth: what came back is noticed within about a minute.
+ALARM_RETRY_MAX_MS = 64_000
+#: An alarm's handler that takes longer has failed; as `WAIT_UNTIL_MS_MAX`.
+ALARM_MS_MAX = 15 * 60_000
+#: Due alarms started at once per executor, of users' classes and as many of Penstock's own; the rest wait their
+#: turn.
 ALARMS_RUNNING_MAX = 64
 
 #: SQL of user classes: Cloudflare's limits. SQLite holds each of them itself.
@@ -142,6 +151,10 @@ SQL_COMPOUND_TERMS_MAX = 5
 #: Instructions that one statement is compiled to. It bounds what a statement is, not how long it runs.
 SQL_INSTRUCTIONS_MAX = 25_000
 SQL_TRIGGER_DEPTH_MAX = 10
+#: Instructions that a query may run: 10 to 30 s, in which nothing else runs on this executor (Cloudflare: 30 s).
+#: SQLite asks whether to go on after so many of them.
+SQL_STEPS_MAX = 1_000_000_000
+SQL_STEPS_BETWEEN_LOOKS = 100_000
 
 #: `storage.kv`: Cloudflare's limits. Key and value are a row, so together they fit into `SQL_ROW_BYTES_MAX`.
 KV_KEY_BYTES_MAX = 2 * KIB
@@ -175,6 +188,9 @@ PEER_QUEUE_BYTES_MAX = 64 * MIB
 STREAM_WINDOW_BYTES = 256 * KIB
 #: A longer chunk is cut. A quarter of the window, so that a writer need not stop while its reader takes a chunk.
 STREAM_CHUNK_BYTES_MAX = 64 * KIB
+
+#: A stream whose reader has taken nothing for so long ends: it keeps its writer in memory; as `WAIT_UNTIL_MS_MAX`.
+STREAM_UNREAD_MS_MAX = 15 * 60_000
 
 #: Files of a sink are retried for ever, with this backoff: no number of failures makes data worthless.
 SINK_RETRY_BASE_MS = 500
@@ -264,6 +280,8 @@ BATCH_SECONDS_MAX_RANGE = (0.25, 300.0)
 BATCH_RECORDS_MAX_DEFAULT = 10_000_000
 BATCH_RECORDS_MAX_RANGE = (1, 10_000_000)
 PREFIX_LENGTH_MAX = 512
+#: S3's bound of a key, in bytes of UTF-8.
+KEY_BYTES_MAX = 1_024
 #: Templates of a file's folder and name, and the name of the field that records are partitioned by.
 TEMPLATE_LENGTH_MAX = 256
 FIELD_NAME_LENGTH_MAX = 256

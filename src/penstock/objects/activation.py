@@ -23,7 +23,13 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import structlog
 
 from penstock.base.errors import Fenced, Internal, ObjectFailed, Overloaded, PenstockError, Unavailable
-from penstock.base.limits import BLOCK_CONCURRENCY_MS_MAX, CALLS_WAITING_MAX, WAIT_UNTIL_MAX, WAIT_UNTIL_MS_MAX
+from penstock.base.limits import (
+    ALARM_MS_MAX,
+    BLOCK_CONCURRENCY_MS_MAX,
+    CALLS_WAITING_MAX,
+    WAIT_UNTIL_MAX,
+    WAIT_UNTIL_MS_MAX,
+)
 from penstock.objects.buckets import GatedBuckets
 from penstock.objects.committer import Committer
 from penstock.objects.durable_object import AlarmInfo, Context, DurableObject, ObjectAborted
@@ -177,11 +183,6 @@ class Activation:
             and self.gate.is_open
             and self._committer.is_settled
         )
-
-    @property
-    def last_used_ms(self) -> int:
-        """When the last call or alarm ended, as `Clock.elapsed_ms` counts."""
-        return self._ports.clock.elapsed_ms() - round((self._loop_time() - self.last_used_s) * 1000)
 
     def begin_end(self) -> bool:
         """Let no more calls in: they wait for the next activation. The caller then sees to `end`. False if that has
@@ -411,8 +412,9 @@ class Activation:
 
     # -- alarm --------------------------------------------------------------------------------------------
 
-    async def fire_alarm(self) -> bool:
-        """An index entry of this object is due: run the handler if the committed alarm is due too. Returns when
+    async def fire_alarm(self, lost: int) -> bool:
+        """An index entry of this object is due: run the handler if the committed alarm is due too. `lost`: how many
+        tries before have ended with their process. Returns when
         the outcome is durable: True if the index follows it, False if that is left to a newer alarm which is on
         its way to the disk. Raises a `PenstockError` if the object could not be started or broke; the entry stays
         then, and fires again."""
@@ -422,13 +424,20 @@ class Activation:
             raise self.refusal or _closed()
         self._running += 1
         try:
-            return await self._alarm.fire(self._run_alarm)
+            return await self._alarm.fire(self._run_alarm, lost)
         finally:
             self._running -= 1
             self.last_used_s = self._loop_time()
 
-    def _run_alarm(self, info: AlarmInfo) -> Awaitable[None]:
-        return self._work.run(self._object.alarm(info))
+    async def _run_alarm(self, info: AlarmInfo) -> None:
+        limit_s = None if self._runtime.is_internal(self.id.namespace) else ALARM_MS_MAX / 1000
+        try:
+            async with asyncio.timeout(limit_s) as deadline:
+                await self._work.run(self._object.alarm(info))
+        except TimeoutError as error:
+            if deadline.expired():
+                raise TimeoutError(f"alarm() took longer than {ALARM_MS_MAX // 60_000} minutes.") from error
+            raise
 
 
 def _too_late(ms: int, consequence: str) -> TimeoutError:

@@ -17,7 +17,8 @@ from typing import Any
 
 import msgspec
 
-from penstock.base.errors import KINDS, Internal, Invalid, ObjectFailed, PenstockError
+from penstock.base.errors import KINDS, Internal, Invalid, ObjectFailed, PenstockError, TooLarge
+from penstock.base.limits import CALL_BYTES_MAX
 from penstock.base.request_id import current_request_id
 from penstock.objects.identity import ObjectId
 
@@ -110,12 +111,15 @@ class Method:
         return (*args[:at], stream, *args[at + 1 :])
 
     def encode_args(self, args: tuple[Any, ...]) -> bytes:
-        """Raises `Invalid` for an argument that cannot be encoded."""
+        """Raises `Invalid` for an argument that cannot be encoded, `TooLarge` for more than `CALL_BYTES_MAX`."""
         try:
-            return _encode(args)
+            encoded = _encode(args)
         except _NOT_ENCODED as error:
             at = next((i for i, arg in enumerate(args) if not _can_be_encoded(arg)), 0)
             raise Invalid(f"{self.name}: {self._parameter(at)} cannot be passed: {error}.") from error
+        if len(encoded) > CALL_BYTES_MAX:
+            raise TooLarge(f"{self.name}: its arguments have {len(encoded)} bytes; the limit is {CALL_BYTES_MAX}.")
+        return encoded
 
     def _parameter(self, at: int) -> str:
         return f"the argument {self._names[at]!r}" if at < len(self._names) else f"argument {at + 1}"
@@ -141,13 +145,14 @@ class Method:
 
     def copy_args(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         for arg in args:
-            if type(arg) not in IMMUTABLE:
+            if type(arg) not in IMMUTABLE or _may_be_too_large(arg):
                 return self.decode_args(self.encode_args(args))
         return args
 
     def copy_result(self, result: Any) -> Any:
-        """Raises `TypeError` for a result that cannot be encoded, or is not what the method is annotated with."""
-        if type(result) in IMMUTABLE and self._result_class is None:
+        """Raises `TypeError` for a result that cannot be encoded, or is not what the method is annotated with,
+        `TooLarge` for one of more than `CALL_BYTES_MAX`."""
+        if type(result) in IMMUTABLE and self._result_class is None and not _may_be_too_large(result):
             return result
         return self._checked_result(_encode_result(result), result)
 
@@ -300,11 +305,20 @@ def _can_be_encoded(value: Any) -> bool:
     return True
 
 
+def _may_be_too_large(value: Any) -> bool:
+    """Of a value that need not be copied: whether its size has to be looked at."""
+    # A character is four bytes at most.
+    return (type(value) is bytes or type(value) is str) and len(value) > CALL_BYTES_MAX // 4
+
+
 def _encode_result(result: Any) -> bytes:
     try:
-        return _encode(result)
+        encoded = _encode(result)
     except _NOT_ENCODED as error:
         raise TypeError(f"its result cannot be passed on: {error}") from error
+    if len(encoded) > CALL_BYTES_MAX:
+        raise TooLarge(f"Its result has {len(encoded)} bytes; the limit is {CALL_BYTES_MAX}.")
+    return encoded
 
 
 def _array_length(payload: bytes) -> int:

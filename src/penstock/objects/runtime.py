@@ -6,17 +6,15 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from typing import Any
 
 import msgspec
 import structlog
 
-from penstock.base.errors import Fenced, Internal, Invalid, Overloaded, PenstockError, TooLarge, Unavailable
+from penstock.base.errors import Fenced, Internal, Invalid, Overloaded, PenstockError, Unavailable
 from penstock.base.limits import (
     CALL_TIMEOUT_MS,
-    FRAME_BYTES_MAX,
     OBJECT_IDLE_MS_MAX,
     OBJECTS_ACTIVE_MAX,
     SWEEP_INTERVAL_MS,
@@ -102,6 +100,8 @@ class Runtime:
         #: By the class's name, and by the namespace of its objects.
         self._classes: dict[str, _Class] = {}
         self._namespaces: dict[str, _Class] = {}
+        #: Namespaces of Penstock's own classes; a dict, for its order.
+        self._internal: dict[str, None] = {}
         self.failures = FailureLog()
         self._active: dict[str, Activation] = {}
         self.active_max = active_max
@@ -111,7 +111,12 @@ class Runtime:
         self._ending = 0
         self._stopping = False
         self.alarms = AlarmIndex(
-            ports, f"{folder}/alarms/{slot}.db", tasks, fire=self._fire_alarm, on_fatal=on_fatal
+            ports,
+            f"{folder}/alarms/{slot}.db",
+            tasks,
+            fire=self._fire_alarm,
+            system=lambda: self._internal,
+            on_fatal=on_fatal,
         )
 
     def register(
@@ -129,6 +134,12 @@ class Runtime:
         assert cls.__name__ not in self._classes and namespace not in self._namespaces, cls
         known = _Class(cls, env, remote.methods_of(cls), namespace, internal, ClassStatistics())
         self._classes[cls.__name__] = self._namespaces[namespace] = known
+        if internal:
+            self._internal[namespace] = None
+
+    def is_internal(self, namespace: str) -> bool:
+        """Whether its class is Penstock's own."""
+        return namespace in self._internal
 
     def namespace(
         self,
@@ -293,7 +304,7 @@ class Runtime:
         """Serve a sibling's `call_there`. Errors are answers."""
         try:
             id, name, method, args = self._requested(payload)
-            answer: bytes = await self.call_here(id, name, args, partial(_answer, method))
+            answer: bytes = await self.call_here(id, name, args, method.encode_result)
             return answer
         except PenstockError as error:
             return remote.encode_error(error)
@@ -391,7 +402,7 @@ class Runtime:
         try:
             id, name, method, args = self._requested(payload)
             args = method.put_stream(args, taken)
-            result = await self._call_streams(id, method, name, args, partial(_answer, method))
+            result = await self._call_streams(id, method, name, args, method.encode_result)
             if not method.gives_stream:
                 channel.reply(result)
         except PenstockError as error:
@@ -428,16 +439,9 @@ class Runtime:
         self.tasks.create_task(activation.start(build))
         return activation
 
-    async def _fire_alarm(self, id: ObjectId) -> bool:
+    async def _fire_alarm(self, id: ObjectId, lost: int) -> bool:
         self.statistics.alarms_fired += 1
-        return await self._activation(id).fire_alarm()
-
-
-def _answer(method: Method, result: Any) -> bytes:
-    answer = method.encode_result(result)
-    if len(answer) > FRAME_BYTES_MAX:
-        raise TooLarge(f"Its result has {len(answer)} bytes; the limit is {FRAME_BYTES_MAX}.")
-    return answer
+        return await self._activation(id).fire_alarm(lost)
 
 
 async def _give(stream: ObjectStream, channel: Channel, taken: Chunks) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import apsw
 
 from penstock.base.errors import Internal, Invalid, PenstockError
+from penstock.base.limits import SQL_STEPS_BETWEEN_LOOKS, SQL_STEPS_MAX
 from penstock.objects.sandbox import LIMITS, Sandbox, limit_passed, text_too_long
 from penstock.objects.statements import split
 from penstock.storage.database import SqlValue
@@ -129,7 +130,9 @@ class Sql:
         self._execute = storage.committer.execute_restricted
         self._total_changes = storage.committer.database.total_changes
         self._sandbox = Sandbox()
-        storage.committer.database.restrict(self._sandbox.authorize, LIMITS)
+        storage.committer.database.restrict(
+            self._sandbox.authorize, LIMITS, self._sandbox.is_too_long, SQL_STEPS_BETWEEN_LOOKS
+        )
 
     def exec(self, query: str, *bindings: SqlValue) -> SqlCursor:
         """Run a query: one statement, or several with semicolons between them. The earlier ones are run to their
@@ -145,6 +148,7 @@ class Sql:
         when the disk is full: the object then starts again from what is durable.
         """
         statement = query
+        self._sandbox.looks = 0
         try:
             before = self._total_changes()
             if ";" in query:
@@ -219,6 +223,11 @@ class Sql:
                 return Invalid(self._sandbox.reason)
             case apsw.BindingsError() | TypeError() | OverflowError() | UnicodeEncodeError():
                 return Invalid(_wrong_with_bindings(error, bindings))
+            case apsw.InterruptError():
+                return Invalid(
+                    f"The query ran more than {SQL_STEPS_MAX} instructions, the limit, and nothing else can run "
+                    "meanwhile. Let it look at less: with an index, or in parts."
+                )
             case apsw.ConstraintError():
                 return SqlConstraintError(str(error))
             case apsw.Error():

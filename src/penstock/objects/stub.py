@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 BeforeCall = Callable[[], Awaitable[None]]
 
 
+class NoSuchMethod(Invalid, AttributeError):
+    """`Invalid` for whoever calls an object; an AttributeError for Python, which asks `hasattr` and the like."""
+
+
 class Bond:
     """What a stub knows of the object that it has called. Apart from the stub, so that the stub's methods can hold
     it without holding the stub, which would make a circle."""
@@ -62,7 +66,7 @@ class Stub:
     def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
         method = self._methods.get(name)
         if method is None:
-            raise Invalid(f"{self.id.namespace} has no method {name!r} that a stub can call.")
+            raise NoSuchMethod(f"{self.id.namespace} has no method {name!r} that a stub can call.")
         call = self._caller(name, method)
         setattr(self, name, call)  # found at once the next time
         return call

@@ -69,7 +69,7 @@ def file_key(layout: Layout, at_ms: int, ulid: str, *, dead: bool = False) -> st
         "slug": ulid,
         "extension": _EXTENSIONS[layout.compression],
     }
-    return _filled(_key_template(layout, dead), variables)
+    return _fixed(layout, dead) + _filled(_template(layout), variables)
 
 
 def key_patterns(layout: Layout) -> tuple[re.Pattern[str], re.Pattern[str]]:
@@ -80,7 +80,7 @@ def key_patterns(layout: Layout) -> tuple[re.Pattern[str], re.Pattern[str]]:
 
 def key_roots(layout: Layout) -> tuple[str, str]:
     """What all keys of data files start with, and those of dead-letter files."""
-    data, dead = (_key_template(layout, dead).partition("${")[0] for dead in (False, True))
+    data, dead = (_fixed(layout, dead) + _template(layout).partition("${")[0] for dead in (False, True))
     return data, dead
 
 
@@ -122,16 +122,20 @@ def _time_variables(at_ms: int) -> dict[str, str]:
     }
 
 
-def _key_template(layout: Layout, dead: bool) -> str:
-    parts = (layout.prefix, DEAD_FOLDER if dead else "", layout.filepath, layout.filename)
-    return "/".join(part for part in parts if part)
+def _fixed(layout: Layout, dead: bool) -> str:
+    """What keys begin with before the templates, a slash at the end; the prefix is no template."""
+    return "".join(f"{part}/" for part in (layout.prefix, DEAD_FOLDER if dead else "") if part)
+
+
+def _template(layout: Layout) -> str:
+    return "/".join(part for part in (layout.filepath, layout.filename) if part)
 
 
 def _key_pattern(layout: Layout, *, dead: bool) -> re.Pattern[str]:
     patterns = {**_PATTERNS, "extension": re.escape(_EXTENSIONS[layout.compression])}
     # Texts and names of variables take turns.
-    texts_and_names = _VARIABLE.split(_key_template(layout, dead))
-    pattern = ""
+    texts_and_names = _VARIABLE.split(_template(layout))
+    pattern = re.escape(_fixed(layout, dead))
     for index, part in enumerate(texts_and_names):
         if index % 2 == 0:
             pattern += re.escape(part)

@@ -48,8 +48,8 @@ async def read_facts(
 async def plain_pieces(
     store: ObjectStore, offload: Offload, bucket: str, key: str, compression: Compression
 ) -> AsyncGenerator[bytes, None]:
-    """The file's content, decompressed, in pieces of `INFLATED_SLICE_BYTES` at most unless it is not compressed.
-    Raises `Corrupt` where it is damaged, and what `ObjectStore.read` does."""
+    """The file's content, decompressed, in pieces of `INFLATED_SLICE_BYTES` at most. Raises `Corrupt` where it is
+    damaged, and what `ObjectStore.read` does."""
     inflater = Inflater(compression)
     async with aclosing(store.read(bucket, key)) as pieces:
         async for piece in pieces:
@@ -135,8 +135,8 @@ class Inflater:
         """The next piece of the content; empty if more must be fed first. Raises `Corrupt`."""
         decompressor = self._decompressor
         if decompressor is None:
-            piece = self._fed[self._position :]
-            self._position = len(self._fed)
+            piece = self._fed[self._position : self._position + INFLATED_SLICE_BYTES]
+            self._position += len(piece)
             return piece
         while not decompressor.eof:
             piece = b""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 from typing import TypeVar
 
 from msgspec import Struct
@@ -27,7 +26,8 @@ from penstock.base.limits import (
     VERIFY_SEGMENTS_MAX,
 )
 from penstock.objects import Runtime, Stub
-from penstock.pipelines.coordinator import Deployment, ShardRef
+from penstock.pipelines.coordinator import ShardRef
+from penstock.pipelines.history import History, read_history
 from penstock.pipelines.ledger import LedgerFile, Standing
 from penstock.pipelines.registry import REGISTRY, Page
 from penstock.pipelines.settings import PipelineSettings
@@ -41,7 +41,6 @@ from penstock.pipelines.verification import (
     extra,
     is_older,
 )
-from penstock.storage.connection import S3Connection
 from penstock.storage.object_store import ObjectInfo, ObjectStore
 
 T = TypeVar("T")
@@ -80,70 +79,36 @@ class VerifyStep:
     cursor: VerifyCursor | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Pipeline:
-    """What a pipeline's coordinator says of all its generations."""
-
-    deployments: list[Deployment]
-    shards: list[ShardRef]
-
-    def settings_of(self, version: int) -> PipelineSettings:
-        return next(d.settings for d in self.deployments if d.version == version)
-
-    @property
-    def created_ms(self) -> int:
-        return min(deployment.created_ms for deployment in self.deployments)
-
-    def connection(self, place: Place) -> S3Connection | None:
-        """The newest one to this place: the key that an old generation had may be no good any more."""
-        settings = [d.settings for d in self.deployments if _place(d.settings) == place]
-        return settings[0].s3 if settings else None
-
-    def layouts(self) -> dict[Place, Layouts]:
-        by_place = sorted(((_place(d.settings), d.settings.layout) for d in self.deployments), key=_first)
-        return {place: Layouts([layout for _, layout in group]) for place, group in groupby(by_place, key=_first)}
-
-
 class Verifier:
     def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
-        self._ports = runtime.ports
+        self.runtime = runtime
+        self.ports = runtime.ports
 
     async def step(self, account: str, id: str, cursor: VerifyCursor, *, deep: bool) -> VerifyStep:
         """Look at the next part of the pipeline with this id, for about `VERIFY_MS_MAX`; `deep`: read its files.
 
         Raises `NotFound` if it is deleted, `Unavailable`, and what the bucket's store does."""
-        pipeline = await self.pipeline(id)
+        pipeline = await read_history(self.runtime, id)
         step = VerifyStep()
-        end_ms = self._ports.clock.elapsed_ms() + VERIFY_MS_MAX
+        end_ms = self.ports.clock.elapsed_ms() + VERIFY_MS_MAX
         if cursor.place is None:
             step.cursor = await _Shards(self, pipeline, step, end_ms, deep).run(cursor)
         else:
             step.cursor = await _Buckets(self, pipeline, step, end_ms, account, id).run(cursor)
         return step
 
-    async def pipeline(self, id: str) -> _Pipeline:
-        coordinator = self._runtime.namespace("Coordinator").get_by_name(id)
-        # Its shards first: each is then of one of the generations.
-        shards: list[ShardRef] = await coordinator.ledgers()
-        return _Pipeline(await coordinator.deployments(), shards)
-
     def shard(self, name: str) -> Stub:
-        return self._runtime.namespace("StreamShard").get_by_name(name)
-
-    def store(self, pipeline: _Pipeline, place: Place) -> ObjectStore:
-        connection = pipeline.connection(place)
-        return self._ports.buckets if connection is None else self._ports.s3.at(connection)
+        return self.runtime.namespace("StreamShard").get_by_name(name)
 
     async def facts(self, store: ObjectStore, key: str, settings: PipelineSettings) -> FileFacts | None:
         """None if there is no such file."""
         try:
-            return await read_facts(store, self._ports.offload, settings.bucket, key, settings.compression)
+            return await read_facts(store, self.ports.offload, settings.bucket, key, settings.compression)
         except NotFound:
             return None
 
     def is_time(self, end_ms: int) -> bool:
-        return self._ports.clock.elapsed_ms() >= end_ms
+        return self.ports.clock.elapsed_ms() >= end_ms
 
     async def standings(self, shards: Sequence[ShardRef], files: list[tuple[str, str]]) -> dict[str, Standing]:
         """Of files, by key: "known" if one of the shards knows it, "forgotten" if one may have; no other is there.
@@ -159,16 +124,16 @@ class Verifier:
                     found[key] = standing
         return found
 
-    async def others(self, account: str, id: str) -> list[_Pipeline]:
+    async def others(self, account: str, id: str) -> list[History]:
         """The account's other pipelines, `VERIFY_OTHERS_MAX` of them at most."""
-        registry = self._runtime.namespace("Registry").get_by_name(REGISTRY)
-        found: list[_Pipeline] = []
+        registry = self.runtime.namespace("Registry").get_by_name(REGISTRY)
+        found: list[History] = []
         for offset in range(0, VERIFY_OTHERS_MAX, LIST_PER_PAGE_MAX):
             page: Page = await registry.list(account, "", offset, LIST_PER_PAGE_MAX)
             for other in page.ids:
                 if other != id:
                     try:
-                        found.append(await self.pipeline(other))
+                        found.append(await read_history(self.runtime, other))
                     except NotFound:
                         continue  # deleted since
             if offset + LIST_PER_PAGE_MAX >= page.total:
@@ -183,7 +148,7 @@ class _TooManyOthers(Exception):
 class _Shards:
     """The ledgers, and the files that they say there are."""
 
-    def __init__(self, verifier: Verifier, pipeline: _Pipeline, step: VerifyStep, end_ms: int, deep: bool) -> None:
+    def __init__(self, verifier: Verifier, pipeline: History, step: VerifyStep, end_ms: int, deep: bool) -> None:
         self._verifier = verifier
         self._pipeline = pipeline
         self._step = step
@@ -247,7 +212,7 @@ class _Shards:
                 return VerifyCursor(ref.name, after, check.next_record)
 
     async def _look_at(self, check: ShardCheck, files: list[LedgerFile], settings: PipelineSettings) -> None:
-        store = self._verifier.store(self._pipeline, _place(settings))
+        store = self._pipeline.store(self._verifier.ports, settings)
         bucket = settings.bucket
 
         async def look(file: LedgerFile) -> tuple[int | None, FileFacts | None]:
@@ -269,7 +234,7 @@ class _Buckets:
     """The objects that look like files of the pipeline."""
 
     def __init__(
-        self, verifier: Verifier, pipeline: _Pipeline, step: VerifyStep, end_ms: int, account: str, id: str
+        self, verifier: Verifier, pipeline: History, step: VerifyStep, end_ms: int, account: str, id: str
     ) -> None:
         self._verifier = verifier
         self._pipeline = pipeline
@@ -285,7 +250,7 @@ class _Buckets:
         at = (cursor.place, cursor.root)
         for place, root in (each for each in todo if each >= at):
             after = cursor.key if (place, root) == at else ""
-            store = self._verifier.store(self._pipeline, place)
+            store = self._pipeline.store_at(self._verifier.ports, place)
             while True:
                 objects = await store.list(place.bucket, root, after=after, limit=VERIFY_OBJECTS_MAX)
                 await self._judge(place, layouts[place], objects)
@@ -305,7 +270,7 @@ class _Buckets:
         )
         if len(standings) < len(suspects):
             # There may be more shards by now, whose files the listing has already.
-            newer = await self._verifier.pipeline(self._id)
+            newer = await read_history(self._verifier.runtime, self._id)
             asked = [(ulid, key) for key, (ulid, _) in suspects.items() if key not in standings]
             standings |= await self._verifier.standings(newer.shards, asked)
         own = sum(standing == "known" for standing in standings.values())
@@ -335,14 +300,6 @@ class _Buckets:
             standings = await self._verifier.standings(other.shards, files) if files else {}
             suspects = {key: value for key, value in suspects.items() if key not in standings}
         return [info for _, info in suspects.values()]
-
-
-def _place(settings: PipelineSettings) -> Place:
-    return Place(settings.s3.endpoint if settings.s3 is not None else "", settings.bucket)
-
-
-def _first(pair: tuple[Place, object]) -> Place:
-    return pair[0]
 
 
 async def _in_turns(work: Callable[[T], Awaitable[U]], items: Sequence[T], at_once: int) -> list[U]:

@@ -18,6 +18,7 @@ from penstock.http.namespaces import NamespaceRoutes
 from penstock.http.objects import ObjectRequests
 from penstock.http.operations import OperationRoutes
 from penstock.http.pipelines import PipelineRoutes
+from penstock.http.replay import ReplayRoutes
 from penstock.http.request_id import RequestIds
 from penstock.http.tokens import TokenRoutes
 from penstock.http.verification import VerificationRoutes
@@ -27,6 +28,7 @@ from penstock.pipelines.coordinator import Coordinator
 from penstock.pipelines.environment import PipelineEnv, PipelineStatistics
 from penstock.pipelines.idempotency_keys import IdempotencyKeys
 from penstock.pipelines.registry import Registry
+from penstock.pipelines.replay import Replayer
 from penstock.pipelines.spool import Spool
 from penstock.pipelines.stream_shard import StreamShard
 from penstock.pipelines.transforms import Transforms
@@ -102,9 +104,8 @@ class Node:
         ids = RequestIds(ports.rng)
         authenticator = Authenticator(account, TokenCache(self.runtime))
         self.inflight = Inflight(limits.inflight_bytes_max)
-        self.ingest = Ingest(
-            Broker(self.runtime), authenticator, self.guard, limits, self.inflight, ids, ports.clock
-        )
+        broker = Broker(self.runtime)
+        self.ingest = Ingest(broker, authenticator, self.guard, limits, self.inflight, ids, ports.clock)
         self.objects = ObjectRequests(
             self.runtime, application, authenticator, self.guard, limits, self.inflight, ids
         )
@@ -112,6 +113,7 @@ class Node:
             *OperationRoutes(lambda: self._ready, self._metrics).endpoints,
             *PipelineRoutes(self.runtime, transforms, limits).endpoints,
             *VerificationRoutes(self.runtime).endpoints,
+            *ReplayRoutes(Replayer(self.runtime, broker, self.guard), self.runtime, limits).endpoints,
             *TokenRoutes(self.runtime, limits, ports.clock).endpoints,
             *NamespaceRoutes(self.runtime, self.inspection, application, limits).endpoints,
         ]
