@@ -303,7 +303,7 @@ class _Run:
         started = time.monotonic()
         for traffic in self._report.traffic:
             found = await asyncio.to_thread(traffic.audit)
-            verdict = await asyncio.to_thread(verify, self._server, traffic.lane.name)
+            verdict = await asyncio.to_thread(verify, self._server.data, traffic.lane.name)
             bucket = traffic.bucket
             found += verdict.disagreements(bucket.records, len(bucket), bucket.dead.total())
             self._report.violations += [f"{traffic.lane.name}: {violation}" for violation in found]
