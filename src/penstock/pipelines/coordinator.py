@@ -176,7 +176,7 @@ class Coordinator(DurableObject[PipelineEnv]):
         shard = self._shard(name)
         try:
             status: ShardStatus | None = await shard.status()
-        except (Unavailable, StorageFull) as error:  # on a full disk it may not even start
+        except (Unavailable, StorageFull) as error:  # one that cannot even start on a full disk
             log.info("shard_not_asked", shard=name, error=error.message)
             status = None
         return ShardDescription(name, version, ShardState(state).name.lower(), shard.slot, status)
