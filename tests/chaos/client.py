@@ -18,6 +18,10 @@ from .ledger import Ledger, Outcome, Sent, request_body
 TIMEOUT_S = 10.0
 #: Pause of a client after anything but 200, so that a server that starts has the processor.
 BACKOFF_S = 0.05
+#: How long a client that was told to stop tries to get its last request acknowledged.
+GIVE_UP_S = 15.0
+#: The share of requests with an Idempotency-Key that are sent again though they were acknowledged.
+_SENT_AGAIN = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,27 +53,28 @@ class Connection:
         self._target = target
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
-    async def post(self, body: bytes) -> Answer:
+    async def post(self, body: bytes, key: str | None = None) -> Answer:
         """Post to the target. Raises `NotSent`, `Lost`, or TimeoutError (sent, but never answered)."""
-        return await self._request("POST", self._target.path, body)
+        return await self._request("POST", self._target.path, body, key)
 
     async def get(self, path: str) -> Answer:
         """Raises as `post` does."""
         return await self._request("GET", path, b"")
 
-    async def _request(self, method: str, path: str, body: bytes) -> Answer:
+    async def _request(self, method: str, path: str, body: bytes, key: str | None = None) -> Answer:
         try:
             async with asyncio.timeout(TIMEOUT_S):
-                return await self._exchange(method, path, body)
+                return await self._exchange(method, path, body, key)
         except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
             self.close()
             if isinstance(error, TimeoutError):
                 raise
             raise Lost from error
 
-    async def _exchange(self, method: str, path: str, body: bytes) -> Answer:
+    async def _exchange(self, method: str, path: str, body: bytes, key: str | None) -> Answer:
         reader, writer = await self._connected()
-        head = f"{method} {path} HTTP/1.1\r\nHost: {self._target.host}\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = f"{method} {path} HTTP/1.1\r\nHost: {self._target.host}\r\nContent-Length: {len(body)}\r\n"
+        head += f"Idempotency-Key: {key}\r\n\r\n" if key is not None else "\r\n"
         writer.write(head.encode() + body)
         await writer.drain()
         status_line, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").strip().split("\r\n")
@@ -103,6 +108,8 @@ class Habits:
     records_max: int
     #: Mean pause between requests.
     pause_s: float
+    #: Whether it sends an Idempotency-Key, and each request until it is acknowledged.
+    keyed: bool = False
 
 
 class Client:
@@ -118,7 +125,10 @@ class Client:
     async def run(self, stop: asyncio.Event, rng: random.Random, habits: Habits) -> None:
         try:
             while not stop.is_set():
-                if not await self.send(rng.randrange(1, habits.records_max + 1)):
+                count = rng.randrange(1, habits.records_max + 1)
+                if habits.keyed:
+                    await self._send_until_acked(count, stop, again=rng.random() < _SENT_AGAIN)
+                elif not await self.send(count):
                     await asyncio.sleep(BACKOFF_S)
                 await asyncio.sleep(rng.expovariate(1 / habits.pause_s) if habits.pause_s else 0)
         finally:
@@ -148,9 +158,30 @@ class Client:
         self._ledger.add(Sent(self._number, first, count, outcome, sent_at), answer)
         return outcome is Outcome.ACKED
 
-    async def _outcome(self, body: bytes, count: int) -> tuple[Outcome, str]:
+    async def _send_until_acked(self, count: int, stop: asyncio.Event, *, again: bool) -> None:
+        """Send one request of new records with an Idempotency-Key, as often as it takes; and `again` after that, as
+        who does not trust the answer. However often it was sent, its records are to be there once."""
+        first, self._sequence = self._sequence, self._sequence + count
+        body, key = request_body(self._number, first, count), f"{self._number}-{first}"
+        outcome, sent_at, gives_up_at = Outcome.REFUSED, time.time(), float("inf")
+        while True:
+            tried, answer = await self._outcome(body, count, key)
+            if tried is not Outcome.REFUSED:
+                outcome = tried
+            if stop.is_set():
+                gives_up_at = min(gives_up_at, time.monotonic() + GIVE_UP_S)
+            if tried is Outcome.ACKED or time.monotonic() > gives_up_at:
+                break
+            self._ledger.answers[f"{answer}, again"] += 1
+            await asyncio.sleep(BACKOFF_S)
+        if again and tried is Outcome.ACKED:
+            _, once_more = await self._outcome(body, count, key)
+            self._ledger.answers[f"200, then {once_more}"] += 1
+        self._ledger.add(Sent(self._number, first, count, outcome, sent_at), answer)
+
+    async def _outcome(self, body: bytes, count: int, key: str | None = None) -> tuple[Outcome, str]:
         try:
-            answer = await self._connection.post(body)
+            answer = await self._connection.post(body, key)
         except NotSent:
             return Outcome.REFUSED, "not sent"
         except Lost:

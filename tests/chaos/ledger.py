@@ -1,7 +1,8 @@
 """What was sent and what became of it, and whether what is in the files agrees.
 
-A record is numbered by (client, sequence) and is never sent twice: a client whose request was lost goes on with
-new numbers. So each number has one outcome:
+A record is numbered by (client, sequence). A client without an Idempotency-Key never sends one twice: when its
+request was lost it goes on with new numbers. One with a key sends the same request until it is acknowledged, and
+what counts is the best answer that it ever got. So each number has one outcome:
 
     acked     answered with 200                             exactly once in the files
     refused   answered with 4xx or 507, or never sent       never there
@@ -31,10 +32,15 @@ class Outcome(enum.Enum):
 ALLOWED = {Outcome.ACKED: (1,), Outcome.REFUSED: (0,), Outcome.UNKNOWN: (0, 1)}
 
 
+_FIRST_DAY_S = 1_767_225_600  # 2026-01-01
+_HOURS = 3
+
+
 def record(client: int, sequence: int) -> dict[str, object]:
     """The record of this number. All of it follows from the number, so a damaged one shows."""
     note = f"{(client * 1_000_003 + sequence) * 0x9E3779B97F4A7C15 % 2**64:016x}"
-    return {"client": client, "sequence": sequence, "event": "page_view", "note": note * 7}
+    at_s = _FIRST_DAY_S + 3600 * (sequence % _HOURS) + client
+    return {"client": client, "sequence": sequence, "at": at_s, "event": "page_view", "note": note * 7}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +84,10 @@ class Ledger:
     def records(self, outcome: Outcome) -> int:
         return sum(sent.count for sent in self.sent if sent.outcome is outcome)
 
+    def clear(self) -> None:
+        """Forget what was sent and audited."""
+        self.sent.clear()
+
 
 class Tally:
     """How often each record was found in files, and where first."""
@@ -98,6 +108,10 @@ class Tally:
                 self.violations.append(f"{name} line {number} is damaged: {line[:300]!r}")
             self._found.setdefault(key, []).append(name)
 
+    def clear(self) -> None:
+        """Forget what was audited. Whatever of it comes once more is of no request that the ledger knows."""
+        self._found.clear()
+
     def __len__(self) -> int:
         return sum(map(len, self._found.values()))
 
@@ -110,7 +124,10 @@ class Tally:
         wrong = [*self.violations]
         for sent in ledger.sent:
             wrong += self._check_request(sent, left)
-        wrong += [f"record {key} was never sent but is in {files}" for key, files in left.items()]
+        wrong += [
+            f"record {key} was never sent, or in a round before this one, but is in {files}"
+            for key, files in left.items()
+        ]
         return wrong
 
     def _check_request(self, sent: Sent, left: dict[tuple[int, int], list[str]]) -> Iterator[str]:

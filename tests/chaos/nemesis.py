@@ -18,19 +18,20 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from .bucket import Bucket
 from .client import Client
 from .plan import Kind, Moment, Strike
 from .processors import Processors
+from .progress import Progress
 from .server import ServerTree
 
 RECOVERY_S_MAX = 2.0
 #: When it is given up, and the run with it.
 RECOVERY_DEADLINE_S = 30.0
-FILE_WAIT_S_MAX = 3.0
+MOMENT_WAIT_S_MAX = 3.0
 
 _RECORDS_OF_EXECUTOR = re.compile(r'^penstock_ingest_records_total\{executor="\d+"\} (\S+)$', re.MULTILINE)
 
@@ -63,17 +64,18 @@ class Kill:
 
 
 class Nemesis:
-    """`brisk` is the bucket of many files, `calm` that of files of many requests each."""
+    """`waits` returns, within about a millisecond, when a moment has come, or after as many seconds as it is given.
+    It blocks."""
 
-    def __init__(self, server: ServerTree, brisk: Bucket, calm: Bucket, probe: Client) -> None:
+    def __init__(self, server: ServerTree, waits: Mapping[Moment, Callable[[float], None]], probe: Client) -> None:
         self._server = server
-        self._brisk = brisk
-        self._calm = calm
+        self._waits = waits
         self._probe = probe
         self._processors: Processors
         #: Executors whose supervisor was killed.
         self._orphans: set[int] = set()
         self.kills: list[Kill] = []
+        self.progress = Progress()
         self.violations: list[str] = []
 
     async def run(self, strikes: list[Strike]) -> None:
@@ -84,29 +86,28 @@ class Nemesis:
             killed_at = await asyncio.to_thread(self._kill, strike)
             kill = Kill(strike, datetime.now(UTC))
             if strike.cut_short_s is not None:
-                self.kills.append(kill)
+                self._add(kill)
                 await self._keep_started_until(killed_at + strike.cut_short_s)
                 continue
             recovery = await self._recovery(killed_at)
             if recovery is None:
-                self.kills.append(kill)
+                self._add(kill)
                 self.violations.append(f"not all executors served {RECOVERY_DEADLINE_S:.0f} s after a kill: {kill}")
                 return
             waited_s = self._processors.waited_for_others_s(self._server.tree())
-            self.kills.append(Kill(strike, kill.at, *recovery, waited_s))
+            self._add(Kill(strike, kill.at, *recovery, waited_s))
             self._check_orphans()
+
+    def _add(self, kill: Kill) -> None:
+        self.kills.append(kill)
+        self.progress.advance()
 
     def _kill(self, strike: Strike) -> float:
         """Gives the time of the kill. Blocks."""
         self._keep_started()
         tree = self._server.tree()
-        match strike.moment:
-            case Moment.FILE_BEGUN:
-                self._server.wait_for_unfinished_file(FILE_WAIT_S_MAX)
-            case Moment.FILE_VISIBLE:
-                self._brisk.wait_for_new_file(FILE_WAIT_S_MAX)
-            case Moment.FREEING:
-                self._calm.wait_for_new_file(FILE_WAIT_S_MAX)
+        if strike.moment in self._waits:
+            self._waits[strike.moment](MOMENT_WAIT_S_MAX)
         time.sleep(strike.delay_s)
         self._processors = Processors(tree)
         killed_at = time.monotonic()

@@ -18,7 +18,9 @@ import time
 import tomllib
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from .client import Target
 from .plan import Kind, Strike
@@ -30,7 +32,8 @@ READY_DEADLINE_S = 30
 
 
 class ServerTree:
-    def __init__(self, folder: Path, executors: int) -> None:
+    def __init__(self, folder: Path, executors: int, app: Path | None = None) -> None:
+        self._app = app
         self.data = folder / "data"
         self.log = folder / "server.log"
         #: For the server's sockets, which a killed server leaves until the next start.
@@ -54,6 +57,7 @@ class ServerTree:
             str(self.data),
             "--port",
             str(self.port),
+            *(["--app", str(self._app)] if self._app else []),
         ]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -139,30 +143,49 @@ class ServerTree:
             assert time.monotonic() < ends_at, f"{event} was not logged"
             time.sleep(0.0001)
 
-    def create_pipeline(
-        self, name: str, *, batch: dict[str, object], compression: str = "gzip", prefix: str = ""
-    ) -> Target:
-        """A pipeline into a bucket of its name, unauthenticated; where its records go."""
+    def control(self, method: str, path: str = "", body: object = None) -> tuple[int, Any]:
+        """A request to the pipelines of the account: status and answer. Raises OSError or HTTPException when no
+        answer came. Blocks."""
         credentials = tomllib.loads((self.data / "credentials.toml").read_text())
-        pipeline = {
-            "name": name,
-            "source": [{"type": "http", "format": "json", "authentication": False}],
-            "transforms": [],
-            "destination": {
-                "type": "r2",
-                "format": "json",
-                "batch": batch,
-                "compression": {"type": compression},
-                "path": {"bucket": name, "prefix": prefix},
-            },
-        }
         request = urllib.request.Request(
-            f"{credentials['url']}/client/v4/accounts/{credentials['account_id']}/pipelines",
-            data=json.dumps(pipeline).encode(),
+            f"{credentials['url']}/client/v4/accounts/{credentials['account_id']}/pipelines{path}",
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
             headers={"Authorization": f"Bearer {credentials['token']}", "Content-Type": "application/json"},
         )
-        created = json.loads(_when_ready(request))
-        return Target("127.0.0.1", self.port, f"/ingest/{created['result']['id']}")
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return answer.status, json.loads(answer.read())
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, json.loads(error.read())
+
+    def control_until_answered(self, method: str, path: str = "", body: object = None) -> tuple[int, Any]:
+        """As `control`, and asks again for as long as the answer is lost or 503. Blocks."""
+        ends_at = time.monotonic() + READY_DEADLINE_S
+        while True:
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                status, answer = self.control(method, path, body)
+                if status != 503:
+                    return status, answer
+            assert time.monotonic() < ends_at, f"{method} {path} was not answered in {READY_DEADLINE_S} s"
+            time.sleep(0.05)
+
+    def result(self, method: str, path: str = "", body: object = None) -> Any:
+        """As `control_until_answered`, of a request that is granted."""
+        status, answer = self.control_until_answered(method, path, body)
+        assert status == 200, answer
+        return answer["result"]
+
+    def create_pipeline(
+        self, name: str, *, batch: dict[str, object], compression: str = "gzip", prefix: str = "", **more: object
+    ) -> Target:
+        """A pipeline into a bucket of its name, unauthenticated; where its records go."""
+        return self.create(pipeline_body(name, batch=batch, compression=compression, prefix=prefix, **more))
+
+    def create(self, body: dict[str, Any]) -> Target:
+        created = self.result("POST", "", body)
+        return Target("127.0.0.1", self.port, f"/ingest/{created['id']}")
 
     def bucket(self, name: str) -> Path:
         return self.data / "buckets" / name
@@ -176,9 +199,41 @@ class ServerTree:
 
     def wait_for_unfinished_file(self, seconds_max: float) -> None:
         """Returns within about a millisecond of the beginning of the next file. Blocks."""
-        before, ends_at = set(self.unfinished_files()), time.monotonic() + seconds_max
-        while not set(self.unfinished_files()) - before and time.monotonic() < ends_at:
-            time.sleep(0.0005)
+        _wait_for_more(self.unfinished_files, seconds_max)
+
+    def spooled_files(self) -> list[str]:
+        """What was prepared and is not delivered yet, or is not known to be."""
+        spool = self.data / "spool"
+        return sorted(str(path.relative_to(spool)) for path in spool.rglob("*") if path.is_file())
+
+    def wait_for_spooled_file(self, seconds_max: float) -> None:
+        """As `wait_for_unfinished_file`, of one that is prepared."""
+        _wait_for_more(self.spooled_files, seconds_max)
+
+
+def pipeline_body(
+    name: str, *, batch: dict[str, object], compression: str = "gzip", prefix: str = "", **more: object
+) -> dict[str, Any]:
+    """What makes a pipeline into a bucket of its name."""
+    return {
+        "name": name,
+        "source": [{"type": "http", "format": "json", "authentication": False}],
+        "transforms": [],
+        "destination": {
+            "type": "r2",
+            "format": "json",
+            "batch": batch,
+            "compression": {"type": compression},
+            "path": {"bucket": name, "prefix": prefix},
+            **more,
+        },
+    }
+
+
+def _wait_for_more(names: Callable[[], list[str]], seconds_max: float) -> None:
+    before, ends_at = set(names()), time.monotonic() + seconds_max
+    while not set(names()) - before and time.monotonic() < ends_at:
+        time.sleep(0.0005)
 
 
 class Guard:
@@ -234,20 +289,6 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def _when_ready(request: urllib.request.Request) -> bytes:
-    """The answer, with 503 taken for "not yet": one executor may be ready before the one it needs."""
-    ends_at = time.monotonic() + READY_DEADLINE_S
-    while True:
-        try:
-            with urllib.request.urlopen(request, timeout=10) as answer:
-                return bytes(answer.read())
-        except urllib.error.HTTPError as error:
-            with error:
-                if error.code != 503 or time.monotonic() > ends_at:
-                    raise
-        time.sleep(0.1)
 
 
 def _answers_200(url: str) -> bool:

@@ -6,17 +6,23 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from .conftest import Serve
-from .harness import Server, assert_exactly_once
+from .harness import BUCKET, Server, assert_exactly_once
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "small"
+    with mounted_tmpfs(tmp_path / "small") as folder:
+        yield folder
+
+
+@contextmanager
+def mounted_tmpfs(folder: Path) -> Iterator[Path]:
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=24m", "penstock-test", str(folder)]
     try:
@@ -25,8 +31,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("there is no mount command")
     if mounted.returncode:
         pytest.skip(f"a tmpfs cannot be mounted here: {mounted.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def fill(folder: Path) -> Path:
@@ -97,3 +105,35 @@ def test_B2_a_start_on_a_full_disk_waits_for_room(serve: Serve, small_disk: Path
     ballast.unlink()
     again.wait_for("ready")
     assert_exactly_once(again.drain(acked, "waiting"), acked)
+
+
+def test_B2_where_files_are_prepared_is_full_and_records_are_taken_and_wait_for_room(
+    serve: Serve, tmp_path: Path
+) -> None:
+    """The spool has a file system of its own: what fails there is delivery, and ingestion goes on."""
+    app = tmp_path / "same.py"
+    app.write_text("from penstock import App\napp = App()\n@app.transform('same')\ndef same(r): return r\n")
+    server = serve("--app", str(app), executors=1)
+    server.wait_for("ready")
+    with mounted_tmpfs(server.data / "spool") as spool:
+        ballast = fill(spool)
+        destination = {"path": {"bucket": BUCKET}, "batch": {"max_rows": 1}}
+        body = {"name": "clicks", "transforms": [{"name": "same"}], "destination": destination}
+        created = server.control("POST", "", body)
+        assert created.status == 200, created
+        pipeline = created.json["result"]["id"]
+        numbers = iter(range(100_000))
+        acked = send_until(server, pipeline, 200, numbers)
+        said = server.wait_for("file_not_delivered")
+        assert "The disk is full" in said["error"], said
+        for _ in range(20):
+            acked |= send_until(server, pipeline, 200, numbers)
+        assert server.delivered() == {}
+        backlog = server.control("GET", "/clicks").json["result"]["backlog"]
+        assert backlog["records"] == len(acked)
+
+        ballast.unlink()
+        assert server.wait_delivered(acked) == dict.fromkeys(acked, 1)
+        assert len(server.lines("executor_ready")) == 1  # nobody was restarted
+        assert_exactly_once(server.drain(acked), acked)
+        assert not [path for path in spool.rglob("*") if path.is_file()]

@@ -5,6 +5,7 @@ Names of tests start with the row of the list of faults.
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from datetime import datetime
@@ -219,6 +220,40 @@ def test_E1_a_new_key_to_the_same_bucket_sets_a_paused_pipeline_going_at_once() 
         assert [generation["state"] for generation in deployments] == ["active", "drained"]
 
     simulate(story)
+
+
+def test_E4_while_shards_are_told_of_a_new_key_records_are_taken_or_sent_again() -> None:
+    """One executor is away, so that the news reaches its shard late; who asks for the plan meanwhile asks for the
+    first time."""
+
+    async def story(machine: SimMachine) -> None:
+        machine.s3.faults(ENDPOINT)
+        acked: set[int] = set()
+        n = 0
+        for away in (0, 1):
+            here = 1 - away
+            for number in range(6):
+                name = f"p{away}{number}"
+                pipeline = await create(machine, settings(name, key="old", shards=2))
+                await machine.clock.sleep_ms(2_000)
+                machine.kill(away)
+                async with asyncio.TaskGroup() as tasks:
+                    body = settings(name, key="new", shards=2)
+                    tasks.create_task(machine.control(here, "PUT", f"/pipelines/{name}", body))
+                    await machine.clock.sleep_ms(10 * number)  # or the plan would be known from before
+                    for _ in range(5):
+                        n += 1
+                        answer = await send(machine, pipeline, n, slot=here)
+                        assert answer.status in (200, 503), answer
+                        if answer.status == 200:
+                            acked.add(n)
+                        await machine.clock.sleep_ms(5)
+                await machine.ready()
+        await machine.clock.sleep_ms(10 * MINUTE_MS)
+        assert acked and acked <= landed(machine).keys()
+        assert set(landed(machine).values()) == {1}
+
+    simulate(story, executors=2)
 
 
 def test_E1_a_slow_bucket_holds_up_no_other_pipeline() -> None:

@@ -84,6 +84,9 @@ class Broker:
 
     def _choose(self, route: Route) -> Stub:
         shards = route.near or route.all
+        if not shards:
+            self._routes.pop(route.plan.pipeline, None)
+            raise Unavailable("The pipeline is being made; nothing was stored. Send it again.", retry_after_s=1)
         return shards[0] if len(shards) == 1 else self._ports.rng.choice(shards)
 
     async def _send_once(self, route: Route, batch: Batch, key: str) -> int:

@@ -61,7 +61,8 @@ CREATE TABLE IF NOT EXISTS shards (
   version INTEGER NOT NULL,
   position INTEGER NOT NULL,
   state INTEGER NOT NULL,
-  told INTEGER NOT NULL            -- whether the shard knows
+  told INTEGER NOT NULL,           -- whether the shard knows
+  ready INTEGER NOT NULL           -- it has settings, if not the newest: it can take records
 ) STRICT;
 CREATE INDEX IF NOT EXISTS untold ON shards (version, position) WHERE NOT told;
 """
@@ -127,7 +128,7 @@ class Coordinator(DurableObject[PipelineEnv]):
             pipeline=self.ctx.name,
             name=settings.name,
             version=version,
-            shards=self._shard_names("version = ?1 AND state = 0 AND told", version),
+            shards=self._shard_names("version = ?1 AND state = 0 AND ready", version),
             http=http is not None,
             authentication=http is not None and http.authentication,
             cors_origins=http.cors.origins if http is not None and http.cors else [],
@@ -308,7 +309,7 @@ class Coordinator(DurableObject[PipelineEnv]):
     def _add_shard(self, version: int, position: int) -> None:
         name = shard_name(self.ctx.name, version, position, self.env.executors)
         self._sql.exec(
-            "INSERT INTO shards VALUES (?1, ?2, ?3, ?4, 0)", name, version, position, int(ShardState.OPEN)
+            "INSERT INTO shards VALUES (?1, ?2, ?3, ?4, 0, 0)", name, version, position, int(ShardState.OPEN)
         )
 
     def _reconnect_older(self, settings: PipelineSettings) -> None:
@@ -382,6 +383,7 @@ class Coordinator(DurableObject[PipelineEnv]):
             shard = self._shard(name)
             settings = self._settings_of(version)
             await shard.configure(_shard_config(self.ctx.name, version, settings))
+            self._sql.exec("UPDATE shards SET ready = 1 WHERE name = ?1", name)
             if state == ShardState.CLOSED:
                 await (shard.discard() if self._deleted == 2 else shard.close())
             # Unless it was decided otherwise meanwhile.
