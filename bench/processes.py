@@ -11,8 +11,8 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,26 @@ def urlopen_when_ready(request: urllib.request.Request, deadline_s: float = 10) 
         time.sleep(0.1)
 
 
+def kill(pids: Sequence[int], deadline_s: float = 10) -> None:
+    """SIGKILL to all; returns when none of them runs."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    ends_at = time.monotonic() + deadline_s
+    while any(map(_runs, pids)):
+        if time.monotonic() > ends_at:
+            raise RuntimeError(f"killed processes are still there after {deadline_s} s")
+        time.sleep(0.01)
+
+
+def _runs(pid: int) -> bool:
+    """A process that only waits for its parent to take notice of its end (Z) does not."""
+    shown = subprocess.run(
+        ["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False
+    ).stdout
+    return bool(shown.strip()) and not shown.startswith("Z")
+
+
 def tree(root: int) -> list[int]:
     """A process and its descendants, parents first."""
     children: dict[int, list[int]] = {}
@@ -128,17 +148,23 @@ def processor_s(pids: Sequence[int]) -> float:
 
 
 class MemoryPeak:
-    bytes = 0
+    def __init__(self) -> None:
+        self.bytes = 0
+        #: (when, by time.monotonic; bytes)
+        self.samples: list[tuple[float, int]] = []
 
 
 @contextmanager
-def memory_peak(pids: Sequence[int]) -> Iterator[MemoryPeak]:
-    """Samples the processes until the end of the `with` block."""
+def memory_peak(pids: Sequence[int] | Callable[[], Sequence[int]]) -> Iterator[MemoryPeak]:
+    """Samples the processes until the end of the `with` block; those that `pids` gives each time, if it can
+    be called."""
     peak, ended = MemoryPeak(), threading.Event()
 
     def sample() -> None:
         while True:
-            peak.bytes = max(peak.bytes, memory_bytes(pids))
+            sampled = memory_bytes(pids() if callable(pids) else pids)
+            peak.bytes = max(peak.bytes, sampled)
+            peak.samples.append((time.monotonic(), sampled))
             if ended.wait(SAMPLE_S):
                 return
 
