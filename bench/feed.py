@@ -18,7 +18,8 @@ _UNREACHABLE_PAUSE_S = 0.002
 
 
 class Feed:
-    """Counts of requests and bytes of bodies. Times are of `time.monotonic`."""
+    """Counts of requests and bytes of bodies; `lost` are those whose outcome is unknown. Times are of
+    `time.monotonic`."""
 
     def __init__(self, url: str, bodies: Iterable[bytes], connections: int = 8) -> None:
         self._address = urlsplit(url)
@@ -48,15 +49,17 @@ class Feed:
                     connection.request("POST", self._address.path, body, {"Content-Type": "application/json"})
                     answer = connection.getresponse()
                     said = answer.read()
+                except ConnectionRefusedError:
+                    connection.close()
+                    time.sleep(_UNREACHABLE_PAUSE_S)  # nothing was sent
                 except (OSError, http.client.HTTPException):
                     connection.close()
                     with self._lock:
                         self.lost += 1
-                    time.sleep(_UNREACHABLE_PAUSE_S)
-                    continue
-                self._note(answer, body, said)
-                if answer.status != 200:
-                    time.sleep(_REFUSED_PAUSE_S)
+                else:
+                    self._note(answer, body, said)
+                    if answer.status != 200:
+                        time.sleep(_REFUSED_PAUSE_S)
         finally:
             connection.close()
 

@@ -68,6 +68,8 @@ def _run(command: Sequence[str], seconds: float) -> Load:
     if done.returncode or not lines:
         raise RuntimeError(f"the load generator failed: {done.stdout[-500:]} {done.stderr[-500:]}")
     r = json.loads(lines[0].removeprefix("RESULT "))
+    if not r["requests"]:
+        raise RuntimeError(f"the load generator had no answer: {done.stdout[-500:]} {done.stderr[-500:]}")
     return Load(
         ok=r["requests"] - r["non_200"],
         non_200=r["non_200"],

@@ -15,6 +15,7 @@ import time
 from functools import partial
 from itertools import cycle
 from pathlib import Path
+from typing import cast
 from urllib.parse import SplitResult, urlsplit
 
 import uvloop
@@ -29,8 +30,7 @@ class Client(asyncio.Protocol):
         self.transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but its bases
         self.send()
 
     def send(self) -> None:

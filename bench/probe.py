@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from gzip import decompress
 import aiohttp
 
 from bench.buckets import Bucket
+from bench.ticker import every
 
 _TIMEOUT_S = 30
 
@@ -91,23 +91,7 @@ class Watch:
 
 @contextmanager
 def watched(bucket: Bucket, every_s: float) -> Iterator[Watch]:
-    """Looks from a thread of its own, until the end of the block."""
-    watch, ended = Watch(bucket), threading.Event()
-    failed: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            while not ended.wait(every_s):
-                watch.look()
-        except Exception as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
+    """Looks until the end of the block."""
+    watch = Watch(bucket)
+    with every(every_s, watch.look):
         yield watch
-    finally:
-        ended.set()
-        thread.join()
-    if failed:
-        raise failed[0]

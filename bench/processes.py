@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import subprocess
-import threading
 import time
 import urllib.error
 import urllib.request
@@ -15,6 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from bench.ticker import every
 
 #: How often memory is sampled. Reading a process's PSS walks its page tables, which stops its memory mapping for
 #: about a millisecond: often enough to see a peak, rarely enough not to make one.
@@ -148,30 +149,17 @@ def processor_s(pids: Sequence[int]) -> float:
 
 
 class MemoryPeak:
-    def __init__(self) -> None:
-        self.bytes = 0
-        #: (when, by time.monotonic; bytes)
-        self.samples: list[tuple[float, int]] = []
+    bytes = 0
 
 
 @contextmanager
 def memory_peak(pids: Sequence[int] | Callable[[], Sequence[int]]) -> Iterator[MemoryPeak]:
-    """Samples the processes until the end of the `with` block; those that `pids` gives each time, if it can
-    be called."""
-    peak, ended = MemoryPeak(), threading.Event()
+    """Samples the processes until the end of the `with` block; those that `pids` gives each time, if it can be
+    called."""
+    peak = MemoryPeak()
 
     def sample() -> None:
-        while True:
-            sampled = memory_bytes(pids() if callable(pids) else pids)
-            peak.bytes = max(peak.bytes, sampled)
-            peak.samples.append((time.monotonic(), sampled))
-            if ended.wait(SAMPLE_S):
-                return
+        peak.bytes = max(peak.bytes, memory_bytes(pids() if callable(pids) else pids))
 
-    sampler = threading.Thread(target=sample)
-    sampler.start()
-    try:
+    with every(SAMPLE_S, sample):
         yield peak
-    finally:
-        ended.set()
-        sampler.join()

@@ -7,7 +7,8 @@ known. To a folder and to an S3 server.
 **The sketch.** A record waits until its batch closes: between nothing and 0.25 s, whichever pace, since a batch
 begins with its first record: p50 is half of that at least, p99 nearly all. Then the file is due: a seal is synced,
 the file compressed, written, synced and renamed, its folder synced: 4 syncs, some 2 ms on a disk that syncs in 0.3
-ms, and 10 ms more where the put is a request to an S3 server. The listing itself adds up to one look. """
+ms, and 10 ms more where the put is a request to an S3 server. The listing itself adds up to one look.
+"""
 
 from __future__ import annotations
 
