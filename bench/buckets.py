@@ -21,10 +21,18 @@ KINDS = ("folder", "s3")
 
 
 class Bucket(Protocol):
-    kind: str
-    name: str
-    #: What a pipeline's settings say of it, beside its name.
-    credentials: dict[str, Any] | None
+    @property
+    def kind(self) -> str:
+        """One of `KINDS`."""
+        ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def credentials(self) -> dict[str, Any] | None:
+        """What a pipeline's settings say of it, beside its name."""
+        ...
 
     def list_keys(self) -> list[str]:
         """Of the files that a reader sees now, dead letters apart."""

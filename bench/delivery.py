@@ -123,7 +123,15 @@ def _page(runs: Sequence[Run], facts: dict[str, str]) -> str:
     memory = max(memory_mb(group.runs) for group in ours)
     targets.append(("memory of the tree in MB, throughout", "<", MEMORY_MB_MAX, memory))
     counts = "counts agree." if all(run.counts_agree for run in runs) else "COUNTS DIFFER."
-    head = ("destination", "records/request", "records/s acknowledged", "in files", "p50 ms", "p99 ms", "max ms")
+    head: tuple[str, ...] = (
+        "destination",
+        "records/request",
+        "records/s acknowledged",
+        "in files",
+        "p50 ms",
+        "p99 ms",
+        "max ms",
+    )
     head += ("non-200", "lost", "processor µs/request", "memory MB", "files", "MB written", "behind s")
     ratio_head = ("destination", "records/request", "acknowledged, to the floor", "in files, to the floor")
     return command.page(

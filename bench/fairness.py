@@ -168,7 +168,7 @@ def _line(one: Round) -> str:
 
 
 def _page(rounds: Sequence[Round], times: float, facts: dict[str, str]) -> str:
-    head = ("quiet pipelines", "requests", "not 200", "request to 200, p50 ms", "p99 ms", "max ms")
+    head: tuple[str, ...] = ("quiet pipelines", "requests", "not 200", "request to 200, p50 ms", "p99 ms", "max ms")
     head += (
         "request to visible, p50 ms",
         "p99 ms",

@@ -182,7 +182,7 @@ def _page(rounds: Sequence[Round], counts: Counts, records: int, facts: dict[str
     ]
     pairs = zip(rounds[0::2], rounds[1::2], strict=True)
     ratios = [many.load.requests_per_s / one.load.requests_per_s for one, many in pairs]
-    head = (
+    head: tuple[str, ...] = (
         "pipelines",
         "records/s (min..max)",
         "requests/s of each, fewest",

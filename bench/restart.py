@@ -15,6 +15,7 @@ compresses it unless that was done before (300 MB/s and core), writes 0.4 GB and
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from argparse import Namespace
@@ -184,7 +185,13 @@ def _drop_from_cache(folder: Path) -> None:
 
 
 def _page(outcomes: list[Outcome], facts: dict[str, str]) -> str:
-    head = ("destination", "undelivered MB", "start to first 200, s", "start to all delivered, s", "memory MB")
+    head: tuple[str, ...] = (
+        "destination",
+        "undelivered MB",
+        "start to first 200, s",
+        "start to all delivered, s",
+        "memory MB",
+    )
     head += ("memory while it came in, MB",)
     rows = [
         (
@@ -224,6 +231,7 @@ def _measure_all(folder: Path, given: Namespace) -> Iterator[Outcome]:
             command.say(
                 f"{kind}: first 200 after {outcome.full.first_200_s:.2f} s, all after {outcome.full.delivered_s} s"
             )
+            shutil.rmtree(folder / f"{kind}-{number}")
             yield outcome
 
 

@@ -105,7 +105,15 @@ def _seen(kind: str, sent: Sequence[probe.Sent], watch: probe.Watch, looks_per_s
 
 
 def _page(seen: Sequence[Seen], facts: dict[str, str]) -> str:
-    head = ("destination", "records", "not 200", "files", "looks/s", "request to 200, p50 ms", "p99 ms")
+    head: tuple[str, ...] = (
+        "destination",
+        "records",
+        "not 200",
+        "files",
+        "looks/s",
+        "request to 200, p50 ms",
+        "p99 ms",
+    )
     head += ("200 to visible, p50 ms", "p99 ms", "max ms", "due to visible, p50 ms", "p99 ms", "memory MB")
     rows = [
         (
