@@ -8,8 +8,8 @@ import apsw
 import pytest
 
 from penstock.base import limits
-from penstock.base.errors import Invalid
-from penstock.objects import SqlError
+from penstock.base.errors import Internal, Invalid
+from penstock.objects import SqlError, sandbox
 from penstock.objects.sandbox import FUNCTIONS, PRAGMAS
 from penstock.objects.storage import ObjectStorage, system_storage
 
@@ -410,3 +410,31 @@ def test_ctx_storage_has_nothing_that_leads_around_the_sandbox() -> None:
         assert type(storage) is ObjectStorage
 
     in_object(work)
+
+
+ENDLESS = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT count(*) FROM c"
+
+
+def test_a_query_that_does_not_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "SQL_STEPS_MAX", 5_000_000)
+
+    def work(storage: ObjectStorage) -> None:
+        storage.sql.exec("CREATE TABLE t (a)")
+        storage.sql.exec("INSERT INTO t VALUES (1)")
+        for _ in range(2):
+            with pytest.raises(Invalid, match="instructions, the limit"):
+                storage.sql.exec(ENDLESS).one()
+        assert storage.sql.exec("SELECT a FROM t").one() == (1,)  # what was written in the step is still there
+
+    in_object(work)
+
+
+def test_a_statement_that_writes_and_does_not_end_takes_the_step_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "SQL_STEPS_MAX", 5_000_000)
+
+    def work(storage: ObjectStorage) -> None:
+        storage.sql.exec("CREATE TABLE t (a)")
+        storage.sql.exec(ENDLESS.replace("SELECT count(*) FROM c", "INSERT INTO t SELECT x FROM c"))
+
+    with pytest.raises(Internal, match="rolled back the whole transaction"):
+        in_object(work)

@@ -111,9 +111,11 @@ class RecordingStore(FolderStore):
         self.reads.append(key)
         return await super().get(bucket, key)
 
-    async def list(self, bucket: str, prefix: str = "") -> Sequence[ObjectInfo]:
+    async def list(
+        self, bucket: str, prefix: str = "", *, after: str = "", limit: int | None = None
+    ) -> Sequence[ObjectInfo]:
         self.reads.append(prefix)
-        return await super().list(bucket, prefix)
+        return await super().list(bucket, prefix, after=after, limit=limit)
 
 
 class Host:

@@ -76,7 +76,7 @@ def test_a_result_that_is_copied_when_the_gate_has_opened_is_noticed(monkeypatch
         return finish(await honest(self, method, args, lambda result: result, **more))
 
     monkeypatch.setattr(activation.Activation, "call", late)
-    find_problem("not there")
+    find_problem("came after")
 
 
 def test_arguments_that_are_copied_when_the_gate_has_opened_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +89,7 @@ def test_arguments_that_are_copied_when_the_gate_has_opened_are_noticed(monkeypa
         return await call(self, id, method, honest(known, args), finish)
 
     monkeypatch.setattr(Runtime, "call_here", late)
-    find_problem("not there")
+    find_problem("came after")
 
 
 def test_an_alarm_that_is_not_indexed_before_its_commit_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

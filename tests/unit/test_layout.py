@@ -1,4 +1,8 @@
+from datetime import UTC, datetime
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from penstock.pipelines.layout import DAY_MS, HOUR_MS, MINUTE_MS, Layout, file_key, partition_ms, template_problem
 
@@ -25,6 +29,11 @@ def test_templates_say_where_and_how() -> None:
     assert file_key(Layout("", "", "${slug}${extension}"), 0, "X") == "X.json.gz"
 
 
+def test_a_prefix_is_no_template() -> None:
+    layout = Layout("${date}/${nope}/$", "", "${slug}")
+    assert file_key(layout, 0, "X") == "${date}/${nope}/$/X"
+
+
 @pytest.mark.parametrize(
     ("filepath", "filename", "span_ms"),
     [
@@ -37,3 +46,46 @@ def test_templates_say_where_and_how() -> None:
 def test_a_file_spans_no_more_time_than_its_key_tells(filepath: str, filename: str, span_ms: int | None) -> None:
     assert template_problem(filepath, filename) is None
     assert partition_ms(Layout("", filepath, filename)) == span_ms
+
+
+@pytest.mark.parametrize(
+    ("filepath", "filename", "field"),
+    [
+        ("${slug}", "${slug}", "filepath"),
+        ("${extension}", "${slug}", "filepath"),
+        ("", "${}${slug}", "filename"),
+        ("", "${ slug }", "filename"),
+        ("", "$slug", "filename"),
+        ("", "$${slug}", "filename"),
+        ("", "${slug", "filename"),
+        ("", "x", "filename"),
+        ("", "a/${slug}", "filename"),
+    ],
+)
+def test_a_template_that_cannot_be_filled_is_refused_by_name(filepath: str, filename: str, field: str) -> None:
+    problem = template_problem(filepath, filename)
+    assert problem is not None and problem[0] == field
+
+
+pieces = st.sampled_from(["${date}", "${year}", "${month}", "${day}", "${hr}", "${minute}", "a", "b=", "-", "é"])
+folders = st.lists(pieces, min_size=1, max_size=4).map("".join)
+TIMES_MS = st.integers(0, 253_402_300_799_999)
+
+
+@given(st.lists(folders, max_size=3).map("/".join), st.lists(pieces, max_size=3).map("".join), TIMES_MS, TIMES_MS)
+def test_two_times_of_one_partition_have_the_same_key(filepath: str, name: str, one_ms: int, other_ms: int) -> None:
+    layout = Layout("p", filepath, name + "${slug}")
+    assert template_problem(filepath, name + "${slug}") is None
+    span_ms = partition_ms(layout)
+    if span_ms is not None:
+        other_ms = one_ms - one_ms % span_ms + other_ms % span_ms
+    assert file_key(layout, one_ms, "X") == file_key(layout, other_ms, "X")
+
+
+@given(TIMES_MS)
+def test_the_variables_tell_the_time_in_utc_up_to_the_year_9999(at_ms: int) -> None:
+    layout = Layout("", "${date}/${year}-${month}-${day}T${hr}:${minute}", "${slug}")
+    date, minute, _ = file_key(layout, at_ms, "X").split("/")
+    at = datetime.fromisoformat(minute).replace(tzinfo=UTC)
+    assert date == minute[:10] and len(minute) == 16
+    assert int(at.timestamp()) * 1000 == at_ms - at_ms % MINUTE_MS

@@ -1,9 +1,10 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.base.rng import seeded_rng
-from penstock.pipelines.layout import HOUR_MS
-from penstock.pipelines.rolling import Pending, Rolling, backoff_ms, due_at_ms
+from penstock.pipelines.layout import DAY_MS, HOUR_MS, MINUTE_MS
+from penstock.pipelines.rolling import Pending, Rolling, backoff_ms, due_at_ms, partition_end_ms
 
 NOON_MS = 1_763_985_600_000
 ROLLING = Rolling(bytes_max=1000, duration_ms_max=60_000, records_max=10)
@@ -26,6 +27,23 @@ def test_a_file_is_due_when_its_first_record_has_waited_long_enough() -> None:
 def test_a_file_is_due_when_its_hour_is_over() -> None:
     first = NOON_MS + HOUR_MS - 1_000
     assert due_at_ms(Pending(first, 1, 1), ROLLING, first) == NOON_MS + HOUR_MS
+
+
+@pytest.mark.parametrize("span_ms", [MINUTE_MS, HOUR_MS, DAY_MS])
+@given(st.integers(0, 2**43), st.integers(1, 2 * DAY_MS), st.integers(0, 2**43))
+def test_a_file_is_due_by_the_end_of_the_partition_of_its_first_record(
+    span_ms: int, duration_ms: int, first_ms: int, now_ms: int
+) -> None:
+    rolling = Rolling(2**40, duration_ms, 2**40, span_ms)
+    end_ms = partition_end_ms(first_ms, span_ms)
+    assert first_ms < end_ms <= first_ms + span_ms and end_ms % span_ms == 0
+    assert due_at_ms(Pending(first_ms, 1, 1), rolling, now_ms) == max(now_ms, min(end_ms, first_ms + duration_ms))
+
+
+def test_a_file_whose_key_tells_no_time_is_cut_by_no_clock() -> None:
+    first = NOON_MS + HOUR_MS - 1
+    rolling = Rolling(1000, 60_000, 10, partition_ms=None)
+    assert due_at_ms(Pending(first, 1, 1), rolling, first) == first + 60_000
 
 
 @given(st.integers(0, 2**41), st.integers(0, 20), st.integers(0, 2000), st.integers(0, 2**41))

@@ -159,6 +159,24 @@ def test_a_prefix_loses_its_slashes_at_the_ends() -> None:
         (body(transforms=[{"name": "nope"}]), 1012, "names 'nope', which the application has not; it has clean"),
         (body(transforms=[{"name": "clean"}] * 9), 1012, "transforms must be at most 8"),
         (with_destination(partition_time={"field": ""}), 1012, "partition_time.field must be 1 to 256"),
+        (with_destination(partition_time={"field": "x" * 257}), 1012, "partition_time.field must be 1 to 256"),
+        (
+            with_destination(partition_time={"field": 'a"t'}),
+            1012,
+            "field must be .* without quotation",
+        ),
+        (with_destination(partition_time={"field": "a\\t"}), 1012, "partition_time.field .* backslashes"),
+        (with_destination(partition_time={"field": "a\nt"}), 1012, "partition_time.field .* control characters"),
+        (
+            with_path(filename="x" * 245 + "${slug}"),
+            1012,
+            r"^destination\.path makes names of 271 bytes .*; file systems take 255 at most",
+        ),
+        (
+            with_path(prefix="/".join(["\u20ac" * 84] * 5)),
+            1012,
+            r"^destination\.path makes keys of 1\d{3} bytes .*; S3 takes 1024 at most",
+        ),
         (
             with_destination(partition_time={"field": "at", "format": "guess"}),
             1012,

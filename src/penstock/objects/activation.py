@@ -23,12 +23,20 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import structlog
 
 from penstock.base.errors import Fenced, Internal, ObjectFailed, Overloaded, PenstockError, Unavailable
-from penstock.base.limits import BLOCK_CONCURRENCY_MS_MAX, CALLS_WAITING_MAX, WAIT_UNTIL_MAX, WAIT_UNTIL_MS_MAX
+from penstock.base.limits import (
+    ALARM_MS_MAX,
+    BLOCK_CONCURRENCY_MS_MAX,
+    CALLS_WAITING_MAX,
+    WAIT_UNTIL_MAX,
+    WAIT_UNTIL_MS_MAX,
+)
+from penstock.objects.buckets import GatedBuckets
 from penstock.objects.committer import Committer
-from penstock.objects.durable_object import AlarmInfo, Context, DurableObject, GatedBuckets, ObjectAborted
+from penstock.objects.durable_object import AlarmInfo, Context, DurableObject, ObjectAborted
 from penstock.objects.gate import InputGate
 from penstock.objects.identity import ObjectId
 from penstock.objects.inscription import note_identity
+from penstock.objects.misuse import is_unmeant
 from penstock.objects.object_alarm import ObjectAlarm
 from penstock.objects.object_stream import ObjectStream
 from penstock.objects.remote import IMMUTABLE, passed_on
@@ -121,12 +129,16 @@ class Activation:
             await self._committer.wait_durable()
             self._check_still_starting()
             self.phase = Phase.ACTIVE
-        except Exception as error:  # noqa: BLE001 - whatever it was, it is what those who wait get
+        except Exception as error:
             self.refusal = self.refusal or (error if isinstance(error, PenstockError) else Internal(repr(error)))
             self.refusal.breaks_stub = True
-            log.warning("object_not_started", object=self.id.label, error=self.refusal.message)
+            cause = error.__cause__ or error
+            if is_unmeant(cause):
+                log.error("object_not_started", object=self.id.label, error=self.refusal.message, exc_info=cause)
+            else:
+                log.warning("object_not_started", object=self.id.label, error=self.refusal.message)
             if self.phase is Phase.STARTING:  # else it was closed meanwhile
-                self._runtime.note_failure(self.id, error.__cause__ or error)
+                self._runtime.note_failure(self.id, cause)
             self._runtime.discard(self, self.refusal)
         self._started.set()
         self.gate.unshut()
@@ -138,7 +150,7 @@ class Activation:
     def _context(self) -> Context:
         return Context(
             self.id,
-            ObjectStorage(self._storage),
+            ObjectStorage(self._storage, has_alarm=self._runtime.has_alarm(self.id.namespace)),
             clock=self._ports.clock,
             rng=self._ports.rng,
             buckets=GatedBuckets(self._ports.buckets, self._ports.s3, self._committer.wait_durable),
@@ -171,11 +183,6 @@ class Activation:
             and self.gate.is_open
             and self._committer.is_settled
         )
-
-    @property
-    def last_used_ms(self) -> int:
-        """When the last call or alarm ended, as `Clock.elapsed_ms` counts."""
-        return self._ports.clock.elapsed_ms() - round((self._loop_time() - self.last_used_s) * 1000)
 
     def begin_end(self) -> bool:
         """Let no more calls in: they wait for the next activation. The caller then sees to `end`. False if that has
@@ -268,7 +275,7 @@ class Activation:
         # Before it waits: its text may show what is in memory.
         failure = self._as_penstock_error(error, method)
         await self._committer.wait_durable()
-        if not isinstance(error, PenstockError):
+        if is_unmeant(error):
             log.error("object_method_failed", object=self.id.label, method=method, exc_info=error)
             self._runtime.note_failure(self.id, error)
         return failure
@@ -295,15 +302,20 @@ class Activation:
 
         async def run() -> None:
             try:
-                async with asyncio.timeout(BLOCK_CONCURRENCY_MS_MAX / 1000):
+                async with asyncio.timeout(BLOCK_CONCURRENCY_MS_MAX / 1000) as limit:
                     result = await self._work.run(work())
                 if not outcome.done():
                     outcome.set_result(result)
             except BaseException as error:
-                # Who waits is refused, not passed on: the next activation may well fail in the same way.
                 is_outside = is_from_outside(error)
+                late = _too_late(BLOCK_CONCURRENCY_MS_MAX, "the object starts again")
+                reason = late if limit.expired() else error
+                if not is_outside and is_unmeant(reason):
+                    log.error("block_concurrency_failed", object=self.id.label, error=str(reason), exc_info=reason)
+                    self._runtime.note_failure(self.id, reason)
+                # Who waits is refused, not passed on: the next activation may well fail in the same way.
                 self.refusal = (
-                    _closed() if is_outside else self._as_penstock_error(error, "block_concurrency_while")
+                    _closed() if is_outside else self._as_penstock_error(reason, "block_concurrency_while")
                 )
                 self._committer.break_with(self.refusal)
                 if not outcome.done():
@@ -332,12 +344,13 @@ class Activation:
 
     async def _run_in_background(self, work: Awaitable[Any]) -> None:
         try:
-            async with asyncio.timeout(WAIT_UNTIL_MS_MAX / 1000):
+            async with asyncio.timeout(WAIT_UNTIL_MS_MAX / 1000) as limit:
                 await self._work.run(work)
         except BaseException as error:
             if is_from_outside(error):
                 raise
-            failure = self._as_penstock_error(error, "wait_until")
+            reason = _too_late(WAIT_UNTIL_MS_MAX, "it was ended") if limit.expired() else error
+            failure = self._as_penstock_error(reason, "wait_until")
             log.error("object_background_failed", object=self.id.label, error=failure.message, exc_info=error)
         finally:
             self._background -= 1
@@ -392,15 +405,16 @@ class Activation:
             self._break_by_hand(error)  # it was raised without `ctx.abort`
         if self._committer.broken is not None:  # by an abort, or by the disk; the rest follows from that
             return self._committer.broken
-        if isinstance(error, PenstockError):
+        if isinstance(error, PenstockError) and not is_unmeant(error):
             return passed_on(error)
         type_name = type(error).__name__
         return ObjectFailed(f"{self.id.label}.{doing} failed: {type_name}: {error}", type_name=type_name)
 
     # -- alarm --------------------------------------------------------------------------------------------
 
-    async def fire_alarm(self) -> bool:
-        """An index entry of this object is due: run the handler if the committed alarm is due too. Returns when
+    async def fire_alarm(self, lost: int) -> bool:
+        """An index entry of this object is due: run the handler if the committed alarm is due too. `lost`: how many
+        tries before have ended with their process. Returns when
         the outcome is durable: True if the index follows it, False if that is left to a newer alarm which is on
         its way to the disk. Raises a `PenstockError` if the object could not be started or broke; the entry stays
         then, and fires again."""
@@ -410,13 +424,24 @@ class Activation:
             raise self.refusal or _closed()
         self._running += 1
         try:
-            return await self._alarm.fire(self._run_alarm)
+            return await self._alarm.fire(self._run_alarm, lost)
         finally:
             self._running -= 1
             self.last_used_s = self._loop_time()
 
-    def _run_alarm(self, info: AlarmInfo) -> Awaitable[None]:
-        return self._work.run(self._object.alarm(info))
+    async def _run_alarm(self, info: AlarmInfo) -> None:
+        limit_s = None if self._runtime.is_internal(self.id.namespace) else ALARM_MS_MAX / 1000
+        try:
+            async with asyncio.timeout(limit_s) as deadline:
+                await self._work.run(self._object.alarm(info))
+        except TimeoutError as error:
+            if deadline.expired():
+                raise TimeoutError(f"alarm() took longer than {ALARM_MS_MAX // 60_000} minutes.") from error
+            raise
+
+
+def _too_late(ms: int, consequence: str) -> TimeoutError:
+    return TimeoutError(f"it was not done after {ms // 1000} s; {consequence}")
 
 
 def _closed() -> Unavailable:

@@ -9,8 +9,15 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from penstock.base.errors import PenstockError
-from penstock.objects.alarm import Alarm, is_counted, must_index_before_commit, on_fired, on_handler_failed
+from penstock.base.errors import PenstockError, Unavailable
+from penstock.objects.alarm import (
+    Alarm,
+    after_lost_tries,
+    is_counted,
+    must_index_before_commit,
+    on_fired,
+    on_handler_failed,
+)
 from penstock.objects.committer import Committer, FirstOfAll
 from penstock.objects.durable_object import AlarmInfo
 from penstock.objects.identity import ObjectId
@@ -33,7 +40,7 @@ class AbortedAlarm:
 
 
 class ObjectAlarm:
-    """The alarm of one activation. Raises a `PenstockError` if the index of alarms is broken.
+    """The alarm of one activation.
 
     `before_commit` and `on_commit` are the committer's. `failure` gives what the caller gets for what the handler
     raised when the object broke by it.
@@ -56,28 +63,39 @@ class ObjectAlarm:
         self._failure = failure
         #: The alarm that `alarm()` runs for.
         self._firing: Alarm | None = None
-        #: Time of this object's entry in the alarm index, as far as it is known to be durable.
-        self._indexed_ms = runtime.alarms.indexed_ms(id)
+        #: Time of this object's entry in the alarm index, as far as it is known to be durable; not known at first.
+        self._indexed_ms: int | None = None
+        self._index_is_known = False
         #: The last commit that changed the alarm.
         self._position = 0
 
     # -- firing -------------------------------------------------------------------------------------------
 
-    async def fire(self, handler: Callable[[AlarmInfo], Awaitable[None]]) -> bool:
+    async def fire(self, handler: Callable[[AlarmInfo], Awaitable[None]], lost: int) -> bool:
         """The index entry is due: run the handler if the committed alarm is due too. As `Activation.fire_alarm`."""
-        alarm = self._storage.read_alarm()
+        committed = self._storage.read_alarm()
         aborted = self._runtime.aborted_alarms.pop(self.id.address, None)
-        if aborted is not None and aborted.alarm == alarm:
-            self._storage.write_alarm(self._after_failure(alarm) if aborted.retry else None)
-        elif on_fired(alarm, self._ports.clock.now_ms()):
-            assert alarm is not None
-            await self._run(alarm, handler)
+        if committed is not None and on_fired(committed, self._ports.clock.now_ms()):
+            alarm = after_lost_tries(committed, lost)
+            if alarm.failed:
+                self._give_up(alarm)
+            elif aborted is not None and aborted.alarm == committed:
+                self._storage.write_alarm(self._after_failure(alarm) if aborted.retry else None)
+            else:
+                await self._run(committed, alarm, handler)
         return await self._settle()
 
-    async def _run(self, alarm: Alarm, handler: Callable[[AlarmInfo], Awaitable[None]]) -> None:
+    def _give_up(self, alarm: Alarm) -> None:
+        error = Unavailable(f"The process has ended {alarm.retries} times while alarm() ran.")
+        log.error("alarm_failed", object=self.id.label, retries=alarm.retries, error=error.message)
+        self._runtime.note_failure(self.id, error)
+        self._runtime.statistics.alarms_given_up += 1
+        self._storage.write_alarm(alarm)
+
+    async def _run(self, committed: Alarm, alarm: Alarm, handler: Callable[[AlarmInfo], Awaitable[None]]) -> None:
         storage = self._storage
         storage.alarm_hidden = True
-        self._firing = alarm
+        self._firing = committed
         try:
             await handler(AlarmInfo(alarm.retries))
             if storage.alarm_hidden:  # unless the handler set another
@@ -114,6 +132,10 @@ class ObjectAlarm:
         """An alarm that moved earlier is written to the index, durably, before its transaction commits."""
         if not self._storage.alarm_touched:
             return None
+        if not self._index_is_known:
+            # Not when the object starts: many have no alarm, and the index may be broken for a while.
+            self._indexed_ms = self._runtime.alarms.indexed_ms(self.id)
+            self._index_is_known = True
         alarm = self._storage.read_alarm()
         if not must_index_before_commit(alarm, self._indexed_ms):
             return None
@@ -122,11 +144,16 @@ class ObjectAlarm:
 
     async def _index(self, at_ms: int) -> None:
         await self._runtime.alarms.schedule(self.id, at_ms)
+        self._know(at_ms)
+
+    def _know(self, at_ms: int | None) -> None:
         self._indexed_ms = at_ms
+        self._index_is_known = True
 
     def on_commit(self, commit: Commit | None) -> None:
         if self._storage.alarm_touched:
             self._storage.alarm_touched = False
+            self._runtime.aborted_alarms.pop(self.id.address, None)  # it is another alarm now
             if commit is not None:  # else the alarm was set to what it was
                 self._position = commit.position
             self._runtime.tasks.create_task(self._settle())
@@ -144,5 +171,5 @@ class ObjectAlarm:
         except PenstockError as error:
             log.debug("alarm_not_settled", object=self.id.label, error=error.message)
             return False
-        self._indexed_ms = at_ms
+        self._know(at_ms)
         return True

@@ -6,22 +6,21 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from typing import Any
 
 import msgspec
 import structlog
 
-from penstock.base.errors import Fenced, Internal, Invalid, Overloaded, PenstockError, TooLarge, Unavailable
+from penstock.base.errors import Fenced, Internal, Invalid, Overloaded, PenstockError, Unavailable
 from penstock.base.limits import (
     CALL_TIMEOUT_MS,
-    FRAME_BYTES_MAX,
     OBJECT_IDLE_MS_MAX,
     OBJECTS_ACTIVE_MAX,
     SWEEP_INTERVAL_MS,
     WAL_BYTES_MAX_DEFAULT,
 )
+from penstock.base.request_id import bind_request_id
 from penstock.objects import remote
 from penstock.objects.activation import Activation
 from penstock.objects.alarm_index import AlarmIndex
@@ -37,6 +36,7 @@ from penstock.objects.streams import Chunks, OnFailure, encode_failure, pump
 from penstock.objects.stub import BeforeCall, Namespace
 from penstock.storage.channel import Channel, linked
 from penstock.storage.ports import Ports
+from penstock.storage.transport import no_answer
 
 log = structlog.get_logger("penstock.objects")
 
@@ -100,6 +100,8 @@ class Runtime:
         #: By the class's name, and by the namespace of its objects.
         self._classes: dict[str, _Class] = {}
         self._namespaces: dict[str, _Class] = {}
+        #: Namespaces of Penstock's own classes; a dict, for its order.
+        self._internal: dict[str, None] = {}
         self.failures = FailureLog()
         self._active: dict[str, Activation] = {}
         self.active_max = active_max
@@ -109,7 +111,12 @@ class Runtime:
         self._ending = 0
         self._stopping = False
         self.alarms = AlarmIndex(
-            ports, f"{folder}/alarms/{slot}.db", tasks, fire=self._fire_alarm, on_fatal=on_fatal
+            ports,
+            f"{folder}/alarms/{slot}.db",
+            tasks,
+            fire=self._fire_alarm,
+            system=lambda: self._internal,
+            on_fatal=on_fatal,
         )
 
     def register(
@@ -127,6 +134,12 @@ class Runtime:
         assert cls.__name__ not in self._classes and namespace not in self._namespaces, cls
         known = _Class(cls, env, remote.methods_of(cls), namespace, internal, ClassStatistics())
         self._classes[cls.__name__] = self._namespaces[namespace] = known
+        if internal:
+            self._internal[namespace] = None
+
+    def is_internal(self, namespace: str) -> bool:
+        """Whether its class is Penstock's own."""
+        return namespace in self._internal
 
     def namespace(
         self,
@@ -154,6 +167,10 @@ class Runtime:
             raise Invalid(
                 f"There is no namespace {namespace!r}; known are {', '.join(self._namespaces)}."
             ) from None
+
+    def has_alarm(self, namespace: str) -> bool:
+        """Whether the class of a namespace has a handler of its own."""
+        return self._class(namespace).cls.alarm is not DurableObject.alarm
 
     def path(self, namespace: str, key: str) -> str:
         """Of an object's database."""
@@ -286,8 +303,8 @@ class Runtime:
     async def answer(self, payload: bytes) -> bytes:
         """Serve a sibling's `call_there`. Errors are answers."""
         try:
-            id, name, _, args = self._requested(payload)
-            answer: bytes = await self.call_here(id, name, args, partial(_answer, id, name))
+            id, name, method, args = self._requested(payload)
+            answer: bytes = await self.call_here(id, name, args, method.encode_result)
             return answer
         except PenstockError as error:
             return remote.encode_error(error)
@@ -301,6 +318,8 @@ class Runtime:
         method = self._class(request.namespace).methods.get(request.method)
         if method is None:
             raise Invalid(f"{request.namespace} has no method {request.method!r} that a stub can call.")
+        if request.request_id:
+            bind_request_id(request.request_id)
         id = request.id
         if self.owner(id) != self.slot:
             raise Unavailable(f"{id.label} does not live on executor {self.slot}.", retry_after_s=1)
@@ -358,7 +377,7 @@ class Runtime:
         else:
             writing = self.tasks.create_task(pump(source, channel, before_chunk))
         try:
-            answer = await _wait_for_answer(channel, writing)
+            answer = await _wait_for_answer(slot, channel, writing)
             result = method.decode_result(remote.result_of(answer))
         except BaseException:
             channel.abandon(encode_failure(Unavailable("The caller has given up.")))
@@ -383,7 +402,7 @@ class Runtime:
         try:
             id, name, method, args = self._requested(payload)
             args = method.put_stream(args, taken)
-            result = await self._call_streams(id, method, name, args, partial(_answer, id, name))
+            result = await self._call_streams(id, method, name, args, method.encode_result)
             if not method.gives_stream:
                 channel.reply(result)
         except PenstockError as error:
@@ -412,21 +431,17 @@ class Runtime:
         self.statistics.activations += 1
 
         def build(ctx: Context) -> DurableObject[Any]:
-            return known.cls(ctx, known.env)
+            object = known.cls(ctx, known.env)
+            if getattr(object, "ctx", None) is not ctx:
+                raise TypeError("its __init__ must call super().__init__(ctx, env)")
+            return object
 
         self.tasks.create_task(activation.start(build))
         return activation
 
-    async def _fire_alarm(self, id: ObjectId) -> bool:
+    async def _fire_alarm(self, id: ObjectId, lost: int) -> bool:
         self.statistics.alarms_fired += 1
-        return await self._activation(id).fire_alarm()
-
-
-def _answer(id: ObjectId, name: str, result: Any) -> bytes:
-    answer = remote.encode_result(result)
-    if len(answer) > FRAME_BYTES_MAX:
-        raise TooLarge(f"{id.label}.{name} gave {len(answer)} bytes; the limit is {FRAME_BYTES_MAX}.")
-    return answer
+        return await self._activation(id).fire_alarm(lost)
 
 
 async def _give(stream: ObjectStream, channel: Channel, taken: Chunks) -> None:
@@ -437,7 +452,7 @@ async def _give(stream: ObjectStream, channel: Channel, taken: Chunks) -> None:
         taken.close()
 
 
-async def _wait_for_answer(channel: Channel, writing: asyncio.Task[None] | None) -> bytes:
+async def _wait_for_answer(slot: int, channel: Channel, writing: asyncio.Task[None] | None) -> bytes:
     """The answer to a call with streams. The time for it starts when the caller has written all of its own."""
     loop = asyncio.get_running_loop()
     limit_s = CALL_TIMEOUT_MS / 1000
@@ -455,4 +470,4 @@ async def _wait_for_answer(channel: Channel, writing: asyncio.Task[None] | None)
                 if writing is not None:
                     writing.remove_done_callback(start_time)
     except TimeoutError:
-        raise Unavailable("A sibling executor did not answer in time.", retry_after_s=1) from None
+        raise no_answer(slot) from None

@@ -28,6 +28,8 @@ from penstock.base.limits import (
     SQL_INSTRUCTIONS_MAX,
     SQL_PATTERN_BYTES_MAX,
     SQL_ROW_BYTES_MAX,
+    SQL_STEPS_BETWEEN_LOOKS,
+    SQL_STEPS_MAX,
     SQL_TEXT_BYTES_MAX,
     SQL_TRIGGER_DEPTH_MAX,
 )
@@ -274,11 +276,18 @@ class Sandbox:
     """The authorizer of one connection. `text` is the statement about to be compiled; `reason` is why the latest
     that was refused was."""
 
-    __slots__ = ("reason", "text")
+    __slots__ = ("looks", "reason", "text")
 
     def __init__(self) -> None:
         self.text = ""
         self.reason = ""
+        #: How often SQLite has asked whether to go on, in this query.
+        self.looks = 0
+
+    def is_too_long(self) -> bool:
+        """Asked every `SQL_STEPS_BETWEEN_LOOKS` instructions."""
+        self.looks += 1
+        return self.looks * SQL_STEPS_BETWEEN_LOOKS > SQL_STEPS_MAX
 
     def authorize(
         self, action: int, first: str | None, second: str | None, database: str | None, _trigger: str | None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import apsw
 
 from penstock.base.errors import Internal, Invalid, PenstockError
+from penstock.base.limits import SQL_STEPS_BETWEEN_LOOKS, SQL_STEPS_MAX
 from penstock.objects.sandbox import LIMITS, Sandbox, limit_passed, text_too_long
 from penstock.objects.statements import split
 from penstock.storage.database import SqlValue
@@ -128,7 +130,9 @@ class Sql:
         self._execute = storage.committer.execute_restricted
         self._total_changes = storage.committer.database.total_changes
         self._sandbox = Sandbox()
-        storage.committer.database.restrict(self._sandbox.authorize, LIMITS)
+        storage.committer.database.restrict(
+            self._sandbox.authorize, LIMITS, self._sandbox.is_too_long, SQL_STEPS_BETWEEN_LOOKS
+        )
 
     def exec(self, query: str, *bindings: SqlValue) -> SqlCursor:
         """Run a query: one statement, or several with semicolons between them. The earlier ones are run to their
@@ -144,6 +148,7 @@ class Sql:
         when the disk is full: the object then starts again from what is durable.
         """
         statement = query
+        self._sandbox.looks = 0
         try:
             before = self._total_changes()
             if ";" in query:
@@ -218,6 +223,11 @@ class Sql:
                 return Invalid(self._sandbox.reason)
             case apsw.BindingsError() | TypeError() | OverflowError() | UnicodeEncodeError():
                 return Invalid(_wrong_with_bindings(error, bindings))
+            case apsw.InterruptError():
+                return Invalid(
+                    f"The query ran more than {SQL_STEPS_MAX} instructions, the limit, and nothing else can run "
+                    "meanwhile. Let it look at less: with an index, or in parts."
+                )
             case apsw.ConstraintError():
                 return SqlConstraintError(str(error))
             case apsw.Error():
@@ -242,6 +252,8 @@ class SystemSql:
 
 
 _BINDINGS = (type(None), int, float, str, bytes, bytearray, memoryview)
+#: In what apsw says of a wrong number of bindings.
+_USES = re.compile(r"uses (\d+)")
 _INT64 = range(-(1 << 63), 1 << 63)
 
 
@@ -268,5 +280,8 @@ def _wrong_with_bindings(error: Exception, bindings: tuple[object, ...]) -> str:
         if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
             return f"Binding {position} is not valid Unicode: it has a surrogate without its partner."
     if isinstance(error, apsw.BindingsError):
+        uses = _USES.search(str(error))
+        if uses is not None:
+            return f"The statement has {uses[1]} parameters, {len(bindings)} bindings were given."
         return f"The statement does not take {len(bindings)} bindings: {error}."
     return f"The query cannot be run: {error}."

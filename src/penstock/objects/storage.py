@@ -10,6 +10,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import TypeVar
 
+from penstock.base.errors import Invalid
 from penstock.objects.kv import Kv
 from penstock.objects.sql import Sql
 from penstock.objects.system_storage import SystemStorage
@@ -20,10 +21,12 @@ T = TypeVar("T")
 class ObjectStorage:
     """One object's tables, its values by key and its alarm. Nothing here leads around the sandbox of its SQL."""
 
-    __slots__ = ("_system",)
+    __slots__ = ("_has_alarm", "_system")
 
-    def __init__(self, system: SystemStorage) -> None:
+    def __init__(self, system: SystemStorage, *, has_alarm: bool = True) -> None:
         self._system = system
+        #: Whether the class has a handler.
+        self._has_alarm = has_alarm
 
     @property
     def sql(self) -> Sql:
@@ -66,7 +69,12 @@ class ObjectStorage:
         """Let `alarm()` be called at `at` (at once if that has passed), replacing the alarm there was.
 
         `at` is an int, milliseconds since the Unix epoch, or a datetime with a time zone. Raises `Invalid` for
-        anything else."""
+        anything else, and if the class has no `alarm()`."""
+        if not self._has_alarm:
+            raise Invalid(
+                "The class has no alarm(), so no alarm can be set; write: "
+                "async def alarm(self, info: AlarmInfo) -> None."
+            )
         self._system.set_alarm(at)
 
     def delete_alarm(self) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import structlog
 
 from penstock.base.errors import ObjectFailed, PenstockError, Unavailable
-from penstock.base.limits import STREAM_CHUNK_BYTES_MAX
+from penstock.base.limits import STREAM_CHUNK_BYTES_MAX, STREAM_UNREAD_MS_MAX
 from penstock.objects.remote import Failure
 from penstock.objects.work import is_from_outside
 from penstock.storage.channel import Channel
@@ -113,7 +113,7 @@ async def _write_all(
             for piece in _pieces(own_bytes(chunk)):
                 if before_chunk is not None:
                     await before_chunk()
-                await channel.write(piece)
+                await _write(channel, piece)
     except BaseException as error:
         if is_from_outside(error):
             raise
@@ -121,6 +121,15 @@ async def _write_all(
     if before_chunk is not None:
         await before_chunk()  # the end tells about the writer as a chunk does, and so does an error
     return failure
+
+
+async def _write(channel: Channel, piece: bytes) -> None:
+    try:
+        async with asyncio.timeout(STREAM_UNREAD_MS_MAX / 1000):
+            await channel.write(piece)
+    except TimeoutError:
+        minutes = STREAM_UNREAD_MS_MAX // 60_000
+        raise Unavailable(f"Nobody has read the stream for {minutes} minutes, so it was ended.") from None
 
 
 def _writer_failed(error: BaseException) -> ObjectFailed:

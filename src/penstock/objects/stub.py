@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 BeforeCall = Callable[[], Awaitable[None]]
 
 
+class NoSuchMethod(Invalid, AttributeError):
+    """`Invalid` for whoever calls an object; an AttributeError for Python, which asks `hasattr` and the like."""
+
+
 class Bond:
     """What a stub knows of the object that it has called. Apart from the stub, so that the stub's methods can hold
     it without holding the stub, which would make a circle."""
@@ -62,7 +66,7 @@ class Stub:
     def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
         method = self._methods.get(name)
         if method is None:
-            raise Invalid(f"{self.id.namespace} has no method {name!r} that a stub can call.")
+            raise NoSuchMethod(f"{self.id.namespace} has no method {name!r} that a stub can call.")
         call = self._caller(name, method)
         setattr(self, name, call)  # found at once the next time
         return call
@@ -136,6 +140,11 @@ class Namespace:
 
     def get(self, id: ObjectId) -> Stub:
         """A stub of the object, which need not exist yet. Raises `Invalid` for an id of another class."""
+        if not isinstance(id, ObjectId):
+            raise Invalid(
+                f"get takes an ObjectId, not a {type(id).__name__}; use get_by_name(name), or "
+                "get(id_from_string(text)) for the text of an id."
+            )
         if id.namespace != self._name:
             raise Invalid(f"{id.label} is an object of {id.namespace}, not of {self._name}.")
         return Stub(self._runtime, id, self._methods, self._before_call, lasting=self._lasting)

@@ -30,14 +30,18 @@ CREATE TABLE IF NOT EXISTS _penstock_alarm (
   id INTEGER PRIMARY KEY CHECK (id = 0),
   at_ms INTEGER NOT NULL,
   retries INTEGER NOT NULL,
-  failed INTEGER NOT NULL
+  failed INTEGER NOT NULL,
+  tries INTEGER NOT NULL DEFAULT 0
 ) STRICT
 """
+#: Databases are older than this column.
+_HAS_TRIES = "SELECT 1 FROM pragma_table_info('_penstock_alarm') WHERE name = 'tries'"
+_ADD_TRIES = "ALTER TABLE _penstock_alarm ADD COLUMN tries INTEGER NOT NULL DEFAULT 0"
 #: An alarm that is there already changes nothing, and so commits nothing.
 _SET_ALARM = """
-INSERT INTO _penstock_alarm VALUES (0, ?1, ?2, ?3) ON CONFLICT DO UPDATE
-SET at_ms = excluded.at_ms, retries = excluded.retries, failed = excluded.failed
-WHERE (at_ms, retries, failed) <> (excluded.at_ms, excluded.retries, excluded.failed)
+INSERT INTO _penstock_alarm VALUES (0, ?1, ?2, ?3, ?4) ON CONFLICT DO UPDATE
+SET at_ms = excluded.at_ms, retries = excluded.retries, failed = excluded.failed, tries = excluded.tries
+WHERE (at_ms, retries, failed, tries) <> (excluded.at_ms, excluded.retries, excluded.failed, excluded.tries)
 """
 #: Virtual tables first: their shadow tables go with them.
 _EVERYTHING = f"""
@@ -75,6 +79,8 @@ class SystemStorage:
 
     def create_tables(self) -> None:
         self.execute(_ALARM_TABLE)
+        if self.execute(_HAS_TRIES).fetchone() is None:
+            self.execute(_ADD_TRIES)
 
     def execute(self, sql: str, parameters: tuple[SqlValue, ...] = ()) -> apsw.Cursor:
         """Run a statement of ours."""
@@ -160,8 +166,8 @@ class SystemStorage:
         self.write_alarm(None)
 
     def read_alarm(self) -> Alarm | None:
-        row = self.execute("SELECT at_ms, retries, failed FROM _penstock_alarm").fetchone()
-        return Alarm(row[0], row[1], bool(row[2])) if row else None
+        row = self.execute("SELECT at_ms, retries, failed, tries FROM _penstock_alarm").fetchone()
+        return Alarm(row[0], row[1], bool(row[2]), row[3]) if row else None
 
     def write_alarm(self, alarm: Alarm | None) -> None:
         self.alarm_hidden = False
@@ -170,7 +176,7 @@ class SystemStorage:
             # The condition is for SQLite, which without one clears the table even if it is empty.
             self.execute("DELETE FROM _penstock_alarm WHERE id = 0")
         else:
-            self.execute(_SET_ALARM, (alarm.at_ms, alarm.retries, alarm.failed))
+            self.execute(_SET_ALARM, (alarm.at_ms, alarm.retries, alarm.failed, alarm.tries))
 
 
 def _quoted(name: str) -> str:

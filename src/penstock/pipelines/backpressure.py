@@ -75,4 +75,4 @@ def retry_after_s(over_bytes: int, rate: Rate, wait_ms: int = 0) -> int:
     """When a refused client should come again: when as much as it was too much has gone out, and not before the
     bucket is tried again in `wait_ms`."""
     drain_s = over_bytes / rate.bytes_per_s if rate.bytes_per_s > 0 else _DRAIN_S_UNKNOWN
-    return max(1, min(RETRY_AFTER_S_MAX, round(max(drain_s, wait_ms / 1000))))
+    return max(1, round(min(RETRY_AFTER_S_MAX, max(drain_s, wait_ms / 1000))))

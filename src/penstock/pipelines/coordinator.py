@@ -73,6 +73,12 @@ class ShardState(IntEnum):
     DRAINED = 2
 
 
+class ShardRef(Struct, frozen=True):
+    name: str
+    version: int
+    state: str
+
+
 class ShardDescription(Struct, frozen=True):
     """A shard of a generation. `status` is None if it could not be asked."""
 
@@ -148,6 +154,12 @@ class Coordinator(DurableObject[PipelineEnv]):
             )
             for version, created_ms, drained_ms, code_version, settings, shards in rows
         ]
+
+    def ledgers(self) -> list[ShardRef]:
+        """All shards there ever were, the oldest generation's first: each has a ledger. Raises `NotFound`."""
+        self._newest()
+        rows = self._sql.exec("SELECT name, version, state FROM shards ORDER BY version, position")
+        return [ShardRef(name, version, ShardState(state).name.lower()) for name, version, state in rows]
 
     async def shards(self, drained: bool = False) -> list[ShardDescription]:
         """The shards with what they say of themselves; those that are drained only if asked for. Raises

@@ -59,5 +59,6 @@ def dead_letter_line(
 
 def read_dead_letters(content: bytes) -> Iterator[DeadLetter]:
     """Raises `msgspec.DecodeError` for what is no dead-letter file."""
-    for line in content.splitlines():
-        yield _decoder.decode(line)
+    for line in content.split(b"\n"):
+        if line:
+            yield _decoder.decode(line)

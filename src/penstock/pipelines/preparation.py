@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Literal
 
@@ -89,6 +90,7 @@ class _Output:
         self.kind = kind
         self.path = path
         self.records = self.bytes = self.size_bytes = 0
+        self.reasons: Counter[str] = Counter()
         self._spool = spool
         self._compressor = compressor(layout.compression)
         self._sha256 = hashlib.sha256()
@@ -113,6 +115,7 @@ class _Output:
             spool=self.path,
             size_bytes=self.size_bytes,
             sha256=self._sha256.hexdigest(),
+            reasons=dict(self.reasons),
         )
 
     def _write(self, data: bytes, *, all: bool = False) -> None:
@@ -133,7 +136,10 @@ class _Writer:
         self._recipe = recipe
         self._spool = spool
         self._outputs: dict[str, _Output] = {}
+        #: Of the files that records chose.
+        self._data_keys: set[str] = set()
         self._dead: list[bytes] = []
+        self._dead_reasons: Counter[str] = Counter()
         time = recipe.partition_time
         self._time_of = _TimeReader(time) if time is not None else None
         self._partition_ms = partition_ms(recipe.layout)
@@ -150,17 +156,22 @@ class _Writer:
             record, reason, detail, self._recipe.version, segment.received_ms, transform, code_version
         )
         self._dead.append(line)
+        self._dead_reasons[reason] += 1
 
     def add(self, ndjson: bytes) -> None:
         if self._time_of is None:
             if ndjson:
-                self._output(self._segment.received_ms, "data").add(ndjson, ndjson.count(b"\n"))
+                key = self._key(self._segment.received_ms, "data")
+                self._output(key, "data").add(ndjson, ndjson.count(b"\n"))
         else:
-            for at_ms, lines in self._by_partition(ndjson, self._time_of).items():
-                self._output(at_ms, "data").add(b"".join(lines), len(lines))
+            for key, lines in self._by_key(ndjson, self._time_of).items():
+                self._output(key, "data").add(b"".join(lines), len(lines) // 2)
         if self._dead:
-            self._output(self._segment.received_ms, "dead").add(b"".join(self._dead), len(self._dead))
+            output = self._output(self._key(self._segment.received_ms, "dead"), "dead")
+            output.add(b"".join(self._dead), len(self._dead))
+            output.reasons += self._dead_reasons
             self._dead.clear()
+            self._dead_reasons.clear()
 
     def finish(self) -> None:
         outputs = self._outputs.values()
@@ -168,32 +179,34 @@ class _Writer:
             output.finish()
         self._spool.finish([output.path for output in outputs])
 
-    def _by_partition(self, ndjson: bytes, time_of: _TimeReader) -> dict[int, list[bytes]]:
-        """Lines by the beginning of their partition."""
-        found: dict[int, list[bytes]] = {}
+    def _by_key(self, ndjson: bytes, time_of: _TimeReader) -> dict[str, list[bytes]]:
+        """Lines by the file that they belong to."""
+        found: dict[str, list[bytes]] = {}
         span_ms = self._partition_ms or _TIME_MS_RANGE.stop
-        for line in ndjson.splitlines(keepends=True):
-            at_ms = time_of(line)
+        keys: dict[int, str] = {}  # by the beginning of the partition
+        # Not `splitlines`, which also cuts at a carriage return, white space to JSON.
+        for record in ndjson.split(b"\n"):
+            if not record:
+                continue
+            at_ms = time_of(record)
             if isinstance(at_ms, str):
-                self.add_dead(line[:-1], "partition_time", at_ms)
+                self.add_dead(record, "partition_time", at_ms)
                 continue
             start_ms = at_ms - at_ms % span_ms
-            if self._is_one_too_many(start_ms, found):
+            key = keys.get(start_ms)
+            if key is None:
+                key = keys[start_ms] = self._key(start_ms, "data")
+            if key not in self._data_keys and len(self._data_keys) >= PARTITIONS_PER_SEGMENT_MAX:
                 self.add_dead(
-                    *(line[:-1], "too_many_partitions"),
+                    *(record, "too_many_partitions"),
                     f"The records that came together are of more than {PARTITIONS_PER_SEGMENT_MAX} partitions.",
                 )
                 continue
-            found.setdefault(start_ms, []).append(line)
+            self._data_keys.add(key)
+            found.setdefault(key, []).extend((record, b"\n"))
         return found
 
-    def _is_one_too_many(self, start_ms: int, found: dict[int, list[bytes]]) -> bool:
-        if start_ms in found or self._key(start_ms, "data") in self._outputs:
-            return False
-        return len(self._outputs) + len(found) >= PARTITIONS_PER_SEGMENT_MAX
-
-    def _output(self, at_ms: int, kind: FileKind) -> _Output:
-        key = self._key(at_ms, kind)
+    def _output(self, key: str, kind: FileKind) -> _Output:
         output = self._outputs.get(key)
         if output is None:
             path = self._spool.path(self._shard, self._segment.ulid, len(self._outputs))
@@ -204,7 +217,11 @@ class _Writer:
         return file_key(self._recipe.layout, at_ms, self._segment.ulid, dead=kind == "dead")
 
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
 _LONG_FRACTION = re.compile(r"(\.\d{6})\d+")
+#: A leap second belongs to the minute that it ends.
+_LEAP_SECOND = re.compile(r"^(\d{4}-\d\d-\d\d.\d\d:\d\d):60")
 
 
 class _TimeReader:
@@ -216,12 +233,15 @@ class _TimeReader:
         record = msgspec.defstruct("Record", [("value", msgspec.Raw, msgspec.UNSET)], rename={"value": time.field})
         self._decoder = msgspec.json.Decoder(record)
 
-    def __call__(self, line: bytes) -> int | str:
-        raw: msgspec.Raw | msgspec.UnsetType = getattr(self._decoder.decode(line), "value")  # noqa: B009
-        if raw is msgspec.UNSET:
-            return f"The record has no field {self._time.field!r}."
+    def __call__(self, record: bytes) -> int | str:
         try:
+            raw: msgspec.Raw | msgspec.UnsetType = getattr(self._decoder.decode(record), "value")  # noqa: B009
+            if raw is msgspec.UNSET:
+                return f"The record has no field {self._time.field!r}."
             at_ms = self._milliseconds(msgspec.json.decode(raw))
+        except RecursionError:
+            # How deep is too deep depends on the caller's stack: what was taken may not be readable here.
+            return "The record is nested too deeply."
         except (ValueError, OverflowError, TypeError):
             at_ms = None
         if at_ms is None or at_ms not in _TIME_MS_RANGE:
@@ -232,8 +252,9 @@ class _TimeReader:
         if self._time.format == "rfc3339":
             if not isinstance(value, str):
                 return None
-            at = datetime.fromisoformat(_LONG_FRACTION.sub(r"\1", value))
-            return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
+            text = _LEAP_SECOND.sub(r"\1:59", _LONG_FRACTION.sub(r"\1", value)).upper()
+            at = datetime.fromisoformat(text)
+            return ((at if at.tzinfo else at.replace(tzinfo=UTC)) - _EPOCH) // _MILLISECOND
         if isinstance(value, bool) or not isinstance(value, int | float):
             return None
         return int(value * 1000) if self._time.format == "unix_s" else int(value)

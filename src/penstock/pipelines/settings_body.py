@@ -14,7 +14,15 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from penstock.base import limits
 from penstock.base.errors import Invalid
-from penstock.pipelines.layout import FILENAME_DEFAULT, FILEPATH_DEFAULT, Compression, template_problem
+from penstock.base.ids import ULID_LENGTH
+from penstock.pipelines.layout import (
+    FILENAME_DEFAULT,
+    FILEPATH_DEFAULT,
+    Compression,
+    Layout,
+    file_key,
+    template_problem,
+)
 from penstock.pipelines.preparation import PartitionTime
 from penstock.pipelines.settings import (
     BatchHints,
@@ -25,6 +33,7 @@ from penstock.pipelines.settings import (
     Source,
     TransformRef,
 )
+from penstock.storage.bucket_names import BUCKET_NAME
 from penstock.storage.connection import REGION_DEFAULT, S3Connection, S3Credentials, checked_region
 
 CODE_INVALID_NAME = 2
@@ -35,7 +44,9 @@ Connect = Callable[[str, S3Credentials, str, bool], S3Connection]
 
 _NAME = re.compile(r"[a-zA-Z0-9-]{1,128}")
 _NAME_RULE = f"must be 1 to {limits.PIPELINE_NAME_LENGTH_MAX} characters of a-z, A-Z, 0-9 and '-'"
-_BUCKET = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
+#: What file systems take as a name.
+_NAME_BYTES_MAX = 255
+_FIELD_NAME = re.compile(rf'[^"\\\x00-\x1f]{{1,{limits.FIELD_NAME_LENGTH_MAX}}}')
 _NAME_PART = re.compile(r"[^/\x00-\x1f\x7f\\]+")
 
 #: RFC 6454, 6.2. A host beyond ASCII is in Punycode there.
@@ -189,23 +200,18 @@ def parse_settings(
     destination = asked.destination
     path = destination.path
     check_name(asked.name)
-    if not _BUCKET.fullmatch(path.bucket):
+    if not BUCKET_NAME.fullmatch(path.bucket):
         raise _invalid(
             "destination.path.bucket",
             "must be 3 to 63 characters of a-z, 0-9 and '-', and start and end with a letter or digit",
         )
     filepath, filename = _checked_templates(path)
-    if (time := destination.partition_time) is not None and not 1 <= len(
-        time.field
-    ) <= limits.FIELD_NAME_LENGTH_MAX:
-        raise _invalid(
-            "destination.partition_time.field", f"must be 1 to {limits.FIELD_NAME_LENGTH_MAX} characters"
-        )
+    _check_partition_time(destination.partition_time)
     _check_transforms(asked.transforms, transforms)
     sources = [type(source) for source in asked.source]
     if not sources or len(set(sources)) < len(sources):
         raise _invalid("source", "must list 'http', 'binding' or both, each once")
-    return PipelineSettings(
+    settings = PipelineSettings(
         name=asked.name,
         source=[_checked_source(source) for source in asked.source],
         bucket=path.bucket,
@@ -216,9 +222,11 @@ def parse_settings(
         s3=_connection(destination.credentials, connect, current.s3 if current is not None else None),
         filepath=filepath,
         filename=filename,
-        partition_time=time,
+        partition_time=destination.partition_time,
         transforms=asked.transforms,
     )
+    _check_keys(settings.layout)
+    return settings
 
 
 def _connection(
@@ -262,6 +270,34 @@ def _checked_templates(path: Path) -> tuple[str, str]:
     if problem is not None:
         raise _invalid(f"destination.path.{problem[0]}", problem[1])
     return filepath, filename
+
+
+def _check_keys(layout: Layout) -> None:
+    """With the variables filled in, the parts of a key and the whole may be longer than the templates."""
+    ulid = "0" * ULID_LENGTH
+    for key in (file_key(layout, 0, ulid), file_key(layout, 0, ulid, dead=True)):
+        for part in key.split("/"):
+            if len(part.encode()) > _NAME_BYTES_MAX:
+                raise _invalid(
+                    "destination.path",
+                    f"makes names of {len(part.encode())} bytes (with the variables filled in); file systems take "
+                    f"{_NAME_BYTES_MAX} at most: shorten filename or filepath",
+                )
+        if len(key.encode()) > limits.KEY_BYTES_MAX:
+            raise _invalid(
+                "destination.path",
+                f"makes keys of {len(key.encode())} bytes (with the variables filled in); S3 takes "
+                f"{limits.KEY_BYTES_MAX} at most: shorten prefix, filepath or filename",
+            )
+
+
+def _check_partition_time(time: PartitionTime | None) -> None:
+    if time is not None and not _FIELD_NAME.fullmatch(time.field):
+        raise _invalid(
+            "destination.partition_time.field",
+            f"must be 1 to {limits.FIELD_NAME_LENGTH_MAX} characters, without quotation marks, backslashes and "
+            "control characters",
+        )
 
 
 def _check_transforms(asked: list[TransformRef], known: Collection[str]) -> None:
@@ -328,7 +364,7 @@ def _checked_prefix(prefix: str) -> str:
 def _fits_as_name(part: str) -> bool:
     """Each part of a key becomes a folder's name: 255 bytes is what file systems take."""
     fits = _NAME_PART.fullmatch(part) and part not in (".", "..") and not part.startswith("_dead")
-    return bool(fits) and len(part.encode("utf-8", "replace")) <= 255
+    return bool(fits) and len(part.encode("utf-8", "replace")) <= _NAME_BYTES_MAX
 
 
 def _invalid(field: str, problem: str) -> Invalid:

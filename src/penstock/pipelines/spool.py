@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from penstock.base.errors import Corrupt
 from penstock.base.limits import SPOOL_PIECE_BYTES
@@ -20,7 +20,7 @@ class Spool:
 
     def path(self, shard: str, ulid: str, number: int) -> str:
         """Where file `number` of a segment goes, below the spool's folder."""
-        return f"{hashlib.sha256(shard.encode()).hexdigest()[:32]}/{ulid}.{number}"
+        return f"{_folder(shard)}/{ulid}.{number}"
 
     def start(self, path: str) -> None:
         """An empty file, in place of what an attempt before this one may have left."""
@@ -62,5 +62,23 @@ class Spool:
         for path in paths:
             self._disk.remove(self._of(path))
 
+    def clear(self, shard: str, keep: Collection[str]) -> None:
+        """Remove what a crash left of a shard's files, all but those in `keep`; the folder too if none is left."""
+        folder = self._of(_folder(shard))
+        with translated_errors(folder):
+            if not self._disk.is_dir(folder):
+                return
+            kept = {path.rpartition("/")[2] for path in keep}
+            for name in self._disk.list_dir(folder):
+                if name not in kept:
+                    self._disk.remove(f"{folder}/{name}")
+            self._disk.sync_dir(folder)
+            if not kept:
+                self._disk.remove_dir(folder)
+
     def _of(self, path: str) -> str:
         return f"{self._folder}/{path}"
+
+
+def _folder(shard: str) -> str:
+    return hashlib.sha256(shard.encode()).hexdigest()[:32]

@@ -25,6 +25,7 @@ from functools import partial
 
 import structlog
 from msgspec import Struct, json
+from msgspec.structs import replace
 
 from penstock.base.errors import Conflict, Overloaded, PenstockError
 from penstock.base.ids import next_ulid
@@ -38,7 +39,7 @@ from penstock.pipelines.buffer import Buffer
 from penstock.pipelines.environment import PipelineEnv
 from penstock.pipelines.file_content import Digest, file_chunks, read_piece
 from penstock.pipelines.layout import file_key
-from penstock.pipelines.ledger import Ledger, LedgerFile, LedgerPage, Segment, State, Totals
+from penstock.pipelines.ledger import Ledger, LedgerFile, LedgerPage, Segment, Standing, State, Totals
 from penstock.pipelines.preparation import Recipe, prepare
 from penstock.pipelines.rolling import Rolling, due_at_ms
 from penstock.pipelines.scaling import LoadMeter
@@ -125,6 +126,8 @@ class StreamShard(DurableObject[PipelineEnv]):
         self._clock_was_ahead = False
         self._health = HEALTHY
         self._drain_rate = Rate()
+        #: Whether what a crash may have left in the spool is gone.
+        self._spool_is_clear = False
         self._meter = LoadMeter(ctx.name, ctx.clock.elapsed_ms())
         self._note_backlog()
 
@@ -266,7 +269,27 @@ class StreamShard(DurableObject[PipelineEnv]):
 
     def ledger(self, after: str, limit: int) -> LedgerPage:
         """Up to `limit` segments with a ULID above `after`, with their files."""
-        return self._ledger.page(after, limit)
+        page = self._ledger.page(after, limit)
+        from_record = self._ledger.totals().ledger_from_record
+        return replace(page, from_record=from_record, accepted_records=self._buffer.end.record)
+
+    def standings(self, files: list[tuple[str, str]]) -> list[Standing]:
+        """Whether the ledger knows these files, each a segment's ULID and a key."""
+        return [self._ledger.standing(segment, key) for segment, key in files]
+
+    def dead_files(self, since_ms: int, until_ms: int, after: str, limit: int) -> list[LedgerFile]:
+        """Up to `limit` dead-letter files that are in the bucket and were not all sent again, of segments with a
+        ULID above `after` that were sealed from `since_ms` to before `until_ms`."""
+        return list(self._ledger.dead_files(since_ms, until_ms, after, limit))
+
+    def replay_begun(self, segment: str, key: str, reasons: list[str]) -> dict[str, int]:
+        """A dead-letter file's records of these reasons are about to be sent again. Gives, for each reason, when
+        that first began, or `REPLAYED`. Raises `NotFound` when the ledger has forgotten the file."""
+        return self._ledger.replay_begun(segment, key, reasons, self.ctx.clock.now_ms())
+
+    def replayed(self, segment: str, key: str, reasons: list[str]) -> None:
+        """They were sent. Harmless to say twice."""
+        self._ledger.replayed(segment, key, reasons, self.ctx.clock.now_ms())
 
     # -- out ----------------------------------------------------------------------------------------------
 
@@ -285,6 +308,8 @@ class StreamShard(DurableObject[PipelineEnv]):
         while True:
             segment = None
             try:
+                if not self._spool_is_clear:
+                    await self._clear_spool()
                 self._seal_what_is_due()
                 segment = self._ledger.oldest_unfinished()
                 if segment is None:
@@ -434,11 +459,22 @@ class StreamShard(DurableObject[PipelineEnv]):
         except PenstockError as error:
             log.info("heartbeat_not_heard", shard=self.ctx.name, error=error.message)
 
+    async def _clear_spool(self) -> None:
+        """Remove the files that nobody would deliver any more: those of an attempt that was cut short, those that
+        were in the bucket already, those that were discarded."""
+        config = self._config
+        if config is not None and config.recipe.is_needed:
+            await self.ctx.storage.sync()  # what is delivered must stay so before its file goes
+            clear = partial(self.env.spool.clear, self.ctx.name, self._ledger.spooled())
+            await self.env.offload.run("bulk", clear)
+        self._spool_is_clear = True
+
     async def _report_drained(self) -> None:
         """Tell the coordinator, until it has heard."""
         assert self._config is not None
         coordinator = self.ctx.namespace("Coordinator").get_by_name(self._config.pipeline)
         try:
+            await self._clear_spool()
             await coordinator.drained(self.ctx.name)
         except PenstockError as error:
             self._health = after_failure(HEALTHY, error, self.ctx.clock.now_ms(), self.ctx.rng.random())
@@ -475,6 +511,7 @@ class StreamShard(DurableObject[PipelineEnv]):
         statistics.file_bytes += size_bytes
         if file.kind == "dead":
             statistics.dead_records += file.records
+            statistics.dead_reasons.update(file.reasons)
         else:
             statistics.delivered_records += file.records
         log.info(

@@ -27,7 +27,7 @@ from penstock.base.clock import Clock, SystemClock
 from penstock.base.errors import Fenced, PenstockError
 from penstock.base.limits import EXECUTORS_MAX
 from penstock.http.auth import Account
-from penstock.objects.alarm_index import rehome
+from penstock.objects.alarm_table import rehome
 from penstock.server.executor import DRAINED, READY, STOP_SIGNALS, ExecutorPlace, run_executor
 from penstock.server.instance import DataDir
 from penstock.server.listen import Port

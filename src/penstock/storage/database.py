@@ -202,9 +202,12 @@ class Database:
         with contextlib.suppress(apsw.ExecTraceAbort):
             cursor.execute(sql, parameters, prepare_flags=apsw.SQLITE_PREPARE_PERSISTENT)
 
-    def restrict(self, authorizer: Authorizer, limits: Mapping[int, int]) -> None:
+    def restrict(
+        self, authorizer: Authorizer, limits: Mapping[int, int], is_too_long: Callable[[], bool], steps: int
+    ) -> None:
         """From now on `authorizer` is asked about every statement but those of `execute`, and `limits` (values by
-        SQLITE_LIMIT code) hold for all. Turns on foreign keys, and what protects SQLite's own tables."""
+        SQLITE_LIMIT code) hold for all. Every so many `steps` of SQLite `is_too_long` is asked whether to stop.
+        Turns on foreign keys, and what protects SQLite's own tables."""
         self._authorizer = authorizer
         connection = self._connection
         # Not as pragmas, which do nothing in a transaction.
@@ -213,6 +216,7 @@ class Database:
         for limit, value in limits.items():
             connection.limit(limit, value)
         connection.authorizer = self._authorize
+        connection.set_progress_handler(lambda: not self._is_ours and is_too_long(), steps)
 
     def _authorize(self, action: int, *about: str | None) -> int:
         if self._is_ours:
@@ -244,6 +248,11 @@ class Database:
     @property
     def has_uncommitted_writes(self) -> bool:
         return self._connection.txn_state("main") == apsw.SQLITE_TXN_WRITE
+
+    @property
+    def opening(self) -> int:
+        """Which opening of the database this is, counted from 1."""
+        return self._opening
 
     @property
     def epoch(self) -> int:

@@ -13,7 +13,6 @@ All that happens is drawn from one seed, and `Outcome.digest` says whether two r
 from __future__ import annotations
 
 import asyncio
-import gzip
 import hashlib
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -24,14 +23,22 @@ from msgspec import json
 
 from penstock.base.limits import Limits
 from penstock.base.rng import Rng, seeded_rng
+from penstock.objects import ObjectId
+from penstock.pipelines.compression import decompress
+from penstock.pipelines.dead_letters import read_dead_letters
+from penstock.pipelines.layout import DEAD_FOLDER, Compression
+from penstock.server.node import Node
 from penstock.testing.sim.loop import VirtualLoop, run_virtual
 from penstock.testing.sim.machine import ConnectionLost, MachineSettings, SimMachine
 
 BUCKET = "records"
+_COMPRESSIONS: dict[str, Compression] = {"json": "none", "gz": "gzip", "deflate": "deflate", "zst": "zstd"}
 _HOUR_MS = 3_600_000
 #: Everything must be in a file this long after everything was healed; a broken bucket is tried again after a
 #: minute at most.
 _DRAIN_MS_MAX = 300_000
+#: Between two steps of verifying the pipeline while it is under way.
+_VERIFY_PAUSE_MS = (50, 1_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +111,7 @@ class Scenario:
         self._ledger = Ledger()
         self._next_number = 0
         self._pipeline = ""
+        self._false_alarms: list[str] = []
 
     async def run(self) -> Outcome:
         machine = self._machine
@@ -114,6 +122,7 @@ class Scenario:
                 for number in range(self._settings.clients):
                     tasks.create_task(self._send_records(f"client-{number}"))
                 tasks.create_task(nemesis.rage(self._settings))
+                tasks.create_task(self._verify_meanwhile())
             await nemesis.heal()
             problems = await self._drain()
             # What is in a bucket must be there for good.
@@ -121,6 +130,7 @@ class Scenario:
             await machine.ready()
             found = read_records(machine.bucket(BUCKET))
             problems += self._ledger.problems(found)
+            problems += self._false_alarms + await self._verify(found)
             files = machine.bucket(BUCKET)
             self._add_to_trace(files)
         return Outcome(
@@ -200,6 +210,50 @@ class Scenario:
             self._ledger.unknown.update(numbers)
         self._machine.trace.add(name, first, count, status)
 
+    # -- what the server says of itself ---------------------------------------------------------------------
+
+    async def _verify_meanwhile(self) -> None:
+        """Nothing is ever wrong, however much moves; at times it cannot be said."""
+        rng = seeded_rng(f"{self._seed}/auditor")
+        end_ms = self._clock.elapsed_ms() + self._settings.duration_ms
+        cursor: str | None = None
+        while self._clock.elapsed_ms() < end_ms:
+            await self._clock.sleep_ms(rng.randint(*_VERIFY_PAUSE_MS))
+            slot = rng.randrange(self._machine.settings.executors)
+            try:
+                status, result = await self._verify_step(slot, cursor, deep=rng.random() < 0.5)
+            except ConnectionLost:
+                continue
+            self._machine.trace.add("auditor", status)
+            if status == 200:
+                cursor = result["cursor"]
+                self._false_alarms += [f"a false alarm: {problem}" for problem in result["problems"][:3]]
+
+    async def _verify(self, found: Counter[int]) -> list[str]:
+        """The server's own verdict must be ours."""
+        problems: list[str] = []
+        in_files = pending = 0
+        cursor: str | None = None
+        while True:
+            status, result = await self._verify_step(0, cursor, deep=True)
+            if status != 200:
+                return [f"it could not be verified: status {status}"]
+            problems += [f"verify says: {problem}" for problem in result["problems"][:10]]
+            for shard in result["checked"]["shards"]:
+                in_files += shard["in_files"]
+                pending += shard["pending"]
+            cursor = result["cursor"]
+            if cursor is None:
+                break
+        if not in_files <= found.total() <= in_files + pending:
+            problems.append(f"verify says {in_files} records are in files ({pending} pending): {found.total()} are")
+        return problems
+
+    async def _verify_step(self, slot: int, cursor: str | None, *, deep: bool) -> tuple[int, Any]:
+        query = f"deep={str(deep).lower()}" + (f"&cursor={cursor}" if cursor else "")
+        answer = await self._machine.control(slot, "GET", f"/pipelines/records/verify?{query}")
+        return answer.status, answer.json().get("result")
+
     # -- the end --------------------------------------------------------------------------------------------
 
     async def _drain(self) -> list[str]:
@@ -215,16 +269,40 @@ class Scenario:
 
     def _backlog_bytes(self) -> int:
         executors = [self._machine.executor(slot) for slot in range(self._machine.settings.executors)]
-        return sum(sum(e.node.statistics.undelivered_bytes.values()) for e in executors if e is not None)
+        return sum(_backlog_bytes_of(executor.node) for executor in executors if executor is not None)
+
+
+def _backlog_bytes_of(node: Node) -> int:
+    """Without shards that broke and have nothing to wake for: what they counted last was never written."""
+    runtime, backlog = node.runtime, node.statistics.undelivered_bytes
+    wakes = runtime.alarms.pending != 0
+    return sum(
+        size
+        for name, size in backlog.items()
+        if wakes or runtime.active_object("StreamShard", ObjectId("StreamShard", name).key) is not None
+    )
 
 
 def read_records(files: dict[str, bytes]) -> Counter[int]:
-    """How often each record number is in the files of a bucket."""
+    """How often each record number is in the files of a bucket, whatever their compression, be it as a dead
+    letter."""
     found: Counter[int] = Counter()
     for key, content in files.items():
-        lines = gzip.decompress(content) if key.endswith(".gz") else content
-        found.update(json.decode(line)["n"] for line in lines.splitlines())
+        found.update(numbers_in(key, content))
     return found
+
+
+def numbers_in(key: str, content: bytes) -> list[int]:
+    """The numbers of the records in one file."""
+    ndjson = decompress(content, _COMPRESSIONS[key.rpartition(".")[2]])
+    if is_dead(key):
+        return [json.decode(letter.record)["n"] for letter in read_dead_letters(ndjson)]
+    return [json.decode(line)["n"] for line in ndjson.splitlines()]
+
+
+def is_dead(key: str) -> bool:
+    """Whether a file is one of dead letters."""
+    return DEAD_FOLDER in key.split("/")
 
 
 class Nemesis:
