@@ -92,7 +92,7 @@ class Clumsy(DurableObject[Any]):
         ("binding", "binding failed: Invalid: Binding 1 is of type object"),
         ("too_big", "too_big failed: Invalid: The key 'k' and its value have"),
         ("no_file", "no_file failed: NotFound: There is no 'nope' in the bucket my-bucket."),
-        ("no_method", "no_method failed: Invalid: Clumsy has no method 'nope'"),
+        ("no_method", "no_method failed: NoSuchMethod: Clumsy has no method 'nope'"),
         ("wrong_argument", "Clumsy.take: the argument 'item' cannot be passed: "),
         ("other_argument", "other arguments than it is annotated with: the argument 'item': "),
         ("unknown_argument", "Clumsy.take: missing a required argument: 'item'"),

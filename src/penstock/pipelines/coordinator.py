@@ -22,7 +22,7 @@ import msgspec
 import structlog
 from msgspec import Struct, json
 
-from penstock.base.errors import NotFound, Unavailable
+from penstock.base.errors import NotFound, StorageFull, Unavailable
 from penstock.base.limits import SHARDS_MAX
 from penstock.objects import AlarmInfo, Context, DurableObject, Stub
 from penstock.objects.sql import SystemSql
@@ -175,7 +175,7 @@ class Coordinator(DurableObject[PipelineEnv]):
         shard = self._shard(name)
         try:
             status: ShardStatus | None = await shard.status()
-        except Unavailable as error:
+        except (Unavailable, StorageFull) as error:  # one that cannot even start on a full disk
             log.info("shard_not_asked", shard=name, error=error.message)
             status = None
         return ShardDescription(name, version, ShardState(state).name.lower(), shard.slot, status)
