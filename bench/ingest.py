@@ -73,16 +73,18 @@ def options() -> Options:
     return Options(**{**given, "sizes": tuple(int(size) for size in given["sizes"].split(","))})
 
 
-def measure(name: str, server: servers.Server, records: int, bodies: Path, options: Options) -> Run:
+def measure(
+    name: str, server: servers.Server, records: int, bodies: Path, *, connections: int, seconds: float
+) -> Run:
     before = server.held()
     with processes.memory_peak(server.pids) as peak:
-        warm = load.run(server.url, bodies, connections=options.connections, seconds=WARM_UP_S)
+        warm = load.run(server.url, bodies, connections=connections, seconds=WARM_UP_S)
         processor_s = processes.processor_s(server.pids)
-        loaded = load.run(server.url, bodies, connections=options.connections, seconds=options.seconds)
+        loaded = load.run(server.url, bodies, connections=connections, seconds=seconds)
         processor_s = processes.processor_s(server.pids) - processor_s
         acked = (warm.ok + loaded.ok) * records
-        behind_s = server.settle(before.records + acked)
-    unknown = (2 * options.connections + warm.lost + loaded.lost) * records
+        behind_s = server.settle()
+    unknown = (2 * connections + warm.lost + loaded.lost) * records
     return Run(name, records, loaded, processor_s, behind_s, peak.bytes, acked, server.held() - before, unknown)
 
 
@@ -99,6 +101,10 @@ def runs_of_size(records: int, folder: Path, options: Options) -> Iterator[Run]:
     """The rounds of one size. Penstock lives through all of them, as a server does; a new floor is started each
     time, because its log only grows. Penstock has nothing left to deliver while the floor is measured."""
     bodies = payload.write_bodies(folder / "bodies", records)
+
+    def measured(name: str, server: servers.Server) -> Run:
+        return measure(name, server, records, bodies, connections=options.connections, seconds=options.seconds)
+
     with contextlib.ExitStack() as until_the_end:
         penstock = None
         if options.only != "floor":
@@ -106,11 +112,11 @@ def runs_of_size(records: int, folder: Path, options: Options) -> Iterator[Run]:
         for number in range(options.rounds):
             if options.only != "penstock":
                 with servers.floor(options.executors, folder / f"floor-{number}") as floor:
-                    yield measure("floor", floor, records, bodies, options)
+                    yield measured("floor", floor)
                 shutil.rmtree(folder / f"floor-{number}")
                 os.sync()  # what it left to write back is not the next one's burden
             if penstock is not None:
-                yield measure("penstock", penstock, records, bodies, options)
+                yield measured("penstock", penstock)
                 os.sync()
 
 

@@ -15,6 +15,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +34,8 @@ class Load:
     p50_ms: float
     p99_ms: float
     max_ms: float
+    #: Of `ok`, those of each address, where there are several.
+    ok_of_each: tuple[int, ...] = ()
 
     @property
     def requests_per_s(self) -> float:
@@ -43,18 +46,30 @@ def generator() -> str:
     return "wrk" if shutil.which("wrk") else "asyncio client"
 
 
-def run(url: str, bodies: Path, *, connections: int, seconds: int) -> Load:
-    """Load `url` for `seconds` with the lines of a file. Raises RuntimeError when the generator did not work."""
-    if shutil.which("wrk"):
-        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s"]
-        command += ["-s", str(_HERE / "wrk.lua"), url, "--", str(bodies)]
-    else:
-        command = [sys.executable, str(_HERE / "load_client.py"), url, str(connections), str(seconds), str(bodies)]
+def run(url: str, bodies: Path, *, connections: int, seconds: float, pause_ms: int = 0) -> Load:
+    """Load `url` for `seconds` (wrk: whole ones) with the lines of a file. Each connection waits `pause_ms` after
+    an answer. Raises RuntimeError when the generator did not work."""
+    if not shutil.which("wrk"):
+        return run_each([url], bodies, connections=connections, seconds=seconds, pause_ms=pause_ms)
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "10s"]
+    return _run([*command, "-s", str(_HERE / "wrk.lua"), url, "--", str(bodies), str(pause_ms)], seconds)
+
+
+def run_each(urls: Sequence[str], bodies: Path, *, connections: int, seconds: float, pause_ms: int = 0) -> Load:
+    """As `run`, with as many connections to each of `urls`, `connections` in all. Always with the client: what wrk
+    sends is taken in turn from one list, whichever connection it is sent on, so each address would get as much."""
+    command = [sys.executable, str(_HERE / "load_client.py"), ",".join(urls), str(connections), str(seconds)]
+    return _run([*command, str(bodies), str(pause_ms)], seconds)
+
+
+def _run(command: Sequence[str], seconds: float) -> Load:
     done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60, check=False)
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     if done.returncode or not lines:
         raise RuntimeError(f"the load generator failed: {done.stdout[-500:]} {done.stderr[-500:]}")
     r = json.loads(lines[0].removeprefix("RESULT "))
+    if not r["requests"]:
+        raise RuntimeError(f"the load generator had no answer: {done.stdout[-500:]} {done.stderr[-500:]}")
     return Load(
         ok=r["requests"] - r["non_200"],
         non_200=r["non_200"],
@@ -63,4 +78,5 @@ def run(url: str, bodies: Path, *, connections: int, seconds: int) -> Load:
         p50_ms=r["p50_us"] / 1e3,
         p99_ms=r["p99_us"] / 1e3,
         max_ms=r["max_us"] / 1e3,
+        ok_of_each=tuple(r.get("ok_of_each", ())),
     )

@@ -97,7 +97,8 @@ def _write_index(folder: Path, rows: Sequence[tuple[str, int]]) -> None:
     with sql:
         sql.execute("DELETE FROM alarms")
         keys = ((ObjectId("Notes", name).key, name, at_ms) for name, at_ms in rows)
-        sql.executemany("INSERT INTO alarms VALUES ('Notes', ?1, ?2, ?3)", keys)
+        columns = "namespace, key, name, at_ms, wake_ms, system"
+        sql.executemany(f"INSERT INTO alarms ({columns}) VALUES ('Notes', ?1, ?2, ?3, ?3, 0)", keys)
     sql.close()
 
 

@@ -7,14 +7,15 @@ import os
 import signal
 import socket
 import subprocess
-import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from bench.ticker import every
 
 #: How often memory is sampled. Reading a process's PSS walks its page tables, which stops its memory mapping for
 #: about a millisecond: often enough to see a peak, rarely enough not to make one.
@@ -84,6 +85,26 @@ def urlopen_when_ready(request: urllib.request.Request, deadline_s: float = 10) 
         time.sleep(0.1)
 
 
+def kill(pids: Sequence[int], deadline_s: float = 10) -> None:
+    """SIGKILL to all; returns when none of them runs."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    ends_at = time.monotonic() + deadline_s
+    while any(map(_runs, pids)):
+        if time.monotonic() > ends_at:
+            raise RuntimeError(f"killed processes are still there after {deadline_s} s")
+        time.sleep(0.01)
+
+
+def _runs(pid: int) -> bool:
+    """A process that only waits for its parent to take notice of its end (Z) does not."""
+    shown = subprocess.run(
+        ["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False
+    ).stdout
+    return bool(shown.strip()) and not shown.startswith("Z")
+
+
 def tree(root: int) -> list[int]:
     """A process and its descendants, parents first."""
     children: dict[int, list[int]] = {}
@@ -132,20 +153,13 @@ class MemoryPeak:
 
 
 @contextmanager
-def memory_peak(pids: Sequence[int]) -> Iterator[MemoryPeak]:
-    """Samples the processes until the end of the `with` block."""
-    peak, ended = MemoryPeak(), threading.Event()
+def memory_peak(pids: Sequence[int] | Callable[[], Sequence[int]]) -> Iterator[MemoryPeak]:
+    """Samples the processes until the end of the `with` block; those that `pids` gives each time, if it can be
+    called."""
+    peak = MemoryPeak()
 
     def sample() -> None:
-        while True:
-            peak.bytes = max(peak.bytes, memory_bytes(pids))
-            if ended.wait(SAMPLE_S):
-                return
+        peak.bytes = max(peak.bytes, memory_bytes(pids() if callable(pids) else pids))
 
-    sampler = threading.Thread(target=sample)
-    sampler.start()
-    try:
+    with every(SAMPLE_S, sample):
         yield peak
-    finally:
-        ended.set()
-        sampler.join()

@@ -7,13 +7,9 @@ can be compared with what is there.
 from __future__ import annotations
 
 import contextlib
-import gzip
-import json
 import socket
 import sys
 import time
-import tomllib
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,8 +17,11 @@ from pathlib import Path
 from typing import Protocol
 
 import apsw
+from tests.s3 import S3Server
 
 from bench import processes
+from bench.buckets import Bucket, Counted, Folder, Remote
+from bench.instance import Instance, instance
 
 #: Small enough that files are sealed, compressed, delivered and freed while the load runs.
 BATCH_SECONDS = 5
@@ -52,9 +51,8 @@ class Server(Protocol):
         """What is there now."""
         ...
 
-    def settle(self, records: int) -> float:
-        """Wait until it holds at least so many records and nothing is under way, or until it has had its time.
-        Gives how long it took, in seconds, to hold so many."""
+    def settle(self) -> float:
+        """Wait until nothing is under way, or until it has had its time. Gives how long that took, in seconds."""
         ...
 
 
@@ -73,7 +71,7 @@ class Floor:
             database.close()
         return Stored(total)
 
-    def settle(self, records: int) -> float:
+    def settle(self) -> float:
         return 0.0  # a row is there before its answer
 
 
@@ -104,66 +102,36 @@ def _wait_for_floor(port: int, folder: Path, count: int) -> None:
 
 
 class Penstock:
-    def __init__(self, url: str, pids: list[int], bucket: Path) -> None:
-        self.url = url
-        self.pids = pids
-        self._bucket = bucket
-        self._records_of: dict[Path, int] = {}
+    """One pipeline of an instance, and the bucket that it delivers to."""
 
-    def settle(self, records: int) -> float:
-        started = time.monotonic()
-        while self.held().records < records and time.monotonic() - started < DELIVERY_DEADLINE_S:
-            time.sleep(0.25)
-        took = time.monotonic() - started
+    def __init__(self, instance: Instance, bucket: Bucket, batch_seconds: float) -> None:
+        self._instance = instance
+        self._counted = Counted(bucket)
+        self._batch_seconds = batch_seconds
+        self.url = instance.create("bench", bucket, batch_seconds=batch_seconds, batch_bytes=BATCH_BYTES)
+        self.pids = instance.pids
+
+    def settle(self) -> float:
+        took = self._instance.wait_delivered("bench", DELIVERY_DEADLINE_S)
         # A request that was under way when the load ended may be stored and not acknowledged: its file comes too.
-        time.sleep(BATCH_SECONDS + 1)
-        return took
+        time.sleep(self._batch_seconds + 1)
+        return DELIVERY_DEADLINE_S if took is None else took
 
     def held(self) -> Stored:
-        for path in self._bucket.rglob("*.json.gz"):
-            if path not in self._records_of:
-                with gzip.open(path, "rb") as file:
-                    self._records_of[path] = sum(1 for _ in file)
-        sizes = [path.stat().st_size for path in self._records_of]
-        return Stored(sum(self._records_of.values()), len(sizes), sum(sizes))
+        files = self._counted.look().values()
+        return Stored(sum(records for records, _ in files), len(files), sum(size for _, size in files))
 
 
 @contextmanager
-def penstock(count: int, folder: Path) -> Iterator[Penstock]:
-    folder.mkdir(parents=True)
-    data = folder / "data"
-    port = processes.free_port()
-    command = [sys.executable, "-m", "penstock", "serve", "--data-dir", str(data), "--port", str(port)]
-    process = processes.start([*command, "--executors", str(count), "--log-format", "json"], folder / "log")
-    try:
-        processes.wait_for(f"http://127.0.0.1:{port}/readyz", process)
-        url = _create_pipeline(data)
-        yield Penstock(url, processes.tree(process.pid), data / "buckets" / "bench")
-    finally:
-        processes.stop(process)
-
-
-def _create_pipeline(data: Path) -> str:
-    """A pipeline with small batches; gives its ingest URL."""
-    credentials = tomllib.loads((data / "credentials.toml").read_text())
-    pipeline = {
-        "name": "bench",
-        "source": [{"type": "http", "format": "json", "authentication": False}],
-        "transforms": [],
-        "destination": {
-            "type": "r2",
-            "format": "json",
-            "batch": {"max_bytes": BATCH_BYTES, "max_duration_s": BATCH_SECONDS, "max_rows": 10_000_000},
-            "compression": {"type": "gzip"},
-            "path": {"bucket": "bench", "prefix": ""},
-        },
-    }
-    request = urllib.request.Request(
-        f"{credentials['url']}/client/v4/accounts/{credentials['account_id']}/pipelines",
-        data=json.dumps(pipeline).encode(),
-        headers={"Authorization": f"Bearer {credentials['token']}", "Content-Type": "application/json"},
-    )
-    with processes.urlopen_when_ready(request) as answer:
-        created = json.load(answer)
-    assert created["success"], created
-    return f"{credentials['url']}/ingest/{created['result']['id']}"
+def penstock(
+    count: int,
+    folder: Path,
+    *,
+    s3: S3Server | None = None,
+    batch_seconds: float = BATCH_SECONDS,
+) -> Iterator[Penstock]:
+    """Its files go to a folder, or to a new bucket of an S3 server."""
+    with instance(folder, count) as running:
+        name = f"bench-{folder.name}"
+        bucket = Folder(running.data, name) if s3 is None else Remote(s3, name)
+        yield Penstock(running, bucket, batch_seconds)

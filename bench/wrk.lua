@@ -1,12 +1,17 @@
 -- wrk's script: POST the lines of the file named on the command line in turn, and print the result as one line of JSON.
 -- There is no `response` function: wrk counts statuses above 399 itself, and calling Lua for every answer would
--- take the processor from the server.
+-- take the processor from the server. The second argument is how many milliseconds a connection waits between its
+-- requests; without any there is no `delay` function, for the same reason.
 
 local requests, turn = {}, 0
 
 function init(args)
   for body in assert(io.lines(args[1])) do
     requests[#requests + 1] = wrk.format("POST", nil, { ["Content-Type"] = "application/json" }, body)
+  end
+  local pause_ms = tonumber(args[2] or 0)
+  if pause_ms > 0 then
+    function delay() return pause_ms end
   end
 end
 
