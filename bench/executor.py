@@ -34,6 +34,7 @@ from penstock.storage.object_store import FolderStore
 from penstock.storage.offload import Threads
 from penstock.storage.ports import Ports
 from penstock.storage.relay import LocalRelay
+from penstock.storage.sqlite_memory import spare_lookaside
 from penstock.storage.transport import UnixTransport
 
 #: What a process has open besides its objects: its code, connections, threads, the baseline's files apart.
@@ -135,7 +136,7 @@ def _fatal(error: PenstockError) -> None:
 
 def be_like_an_executor() -> None:
     """As `penstock serve` sets up its executors: as many files as allowed, quick changes between threads, few
-    collections. Warnings go where they do not stand in the result."""
+    collections, SQLite's memory spared. Warnings go where they do not stand in the result."""
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
@@ -143,6 +144,7 @@ def be_like_an_executor() -> None:
     _, files_max = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (files_max, files_max))
+    spare_lookaside()
     sys.setswitchinterval(0.0005)
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)

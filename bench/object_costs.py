@@ -264,7 +264,7 @@ async def look(folder: Path, pending: int) -> Figure:
     took = []
     for number in (ALARMS_RUNNING_MAX, pending):
         took.append(await _look_us(folder, [(f"pending-{n}", far_ms + n) for n in range(number)]))
-    remark = f"bare: with {ALARMS_RUNNING_MAX} pending, as many as one look reads"
+    remark = f"bare: with {ALARMS_RUNNING_MAX} pending, as many as one look fires at most"
     return Figure(f"one look for due alarms, {pending:,} pending", took[1], "µs", took[0], remark=remark)
 
 

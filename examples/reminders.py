@@ -1,6 +1,7 @@
 """A reminder service: tell an inbox something at a given time, whatever happens meanwhile.
 
     penstock serve --app examples/reminders.py
+    export AUTH="Authorization: Bearer $(penstock token)"    # in another terminal
     curl -H "$AUTH" http://127.0.0.1:8787/objects/Reminders/ann \
          -d '{"text": "tea is ready", "in_seconds": 180}'
     curl -H "$AUTH" http://127.0.0.1:8787/objects/Inbox/ann

@@ -1,8 +1,8 @@
 """A shopping cart that reserves what is in it, from an inventory per product, and gives it back when that fails.
 
     penstock serve --app examples/shopping_cart.py
-    curl -H "$AUTH" -X PUT http://127.0.0.1:8787/objects/Inventory/tea -d '{"stock": 3}'
-    curl -H "$AUTH" -X POST http://127.0.0.1:8787/objects/Cart/cart-1 -d '{"tea": 2}'
+    curl -H "Authorization: Bearer $(penstock token)" -X PUT localhost:8787/objects/Inventory/tea -d '{"stock": 3}'
+    curl -H "Authorization: Bearer $(penstock token)" -X POST localhost:8787/objects/Cart/cart-1 -d '{"tea": 2}'
 
 The cart notes what it will do, does it, and undoes it if a part fails; if it dies half-way, its alarm does that.
 """

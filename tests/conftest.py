@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import pytest
 from tests.s3 import S3Server, weed
 
+from penstock.storage.sqlite_memory import spare_lookaside
+
 
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
@@ -19,3 +21,8 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         yield server
     finally:
         server.stop()
+
+
+def pytest_configure() -> None:
+    """Tests run as the server does, which does this at its start; once a test has a connection it is too late."""
+    assert spare_lookaside()

@@ -111,6 +111,8 @@ def test_whatever_fails_in_it_is_said(load_text: Load, text: str, words: str, as
     assert words in refusal(lambda: load_text(text, as_module=as_module))
 
 
+INIT = "A.__init__ must be written as: def __init__(self, ctx: Context, env: …) -> None"
+ALARM = "A.alarm must be written as: async def alarm(self, info: AlarmInfo) -> None."
 FETCH = "must be written as: async def fetch(self, request: Request) -> Response."
 
 
@@ -133,6 +135,12 @@ FETCH = "must be written as: async def fetch(self, request: Request) -> Response
         ("class A(DurableObject):\n    async def fetch(self) -> Response: pass", FETCH),
         ("class A(DurableObject):\n    def fetch(self, request: Request) -> Response: pass", FETCH),
         ("class A(DurableObject):\n    async def fetch(self, request: Request) -> str: pass", FETCH),
+        ("class A(DurableObject):\n    def __init__(self): pass", INIT),
+        ("class A(DurableObject):\n    def __init__(self, ctx, env, more): pass", INIT),
+        ("class A(DurableObject):\n    async def __init__(self, ctx, env): pass", INIT),
+        ("class A(DurableObject):\n    def alarm(self, info): pass", ALARM),
+        ("class A(DurableObject):\n    async def alarm(self): pass", ALARM),
+        ("class A(DurableObject): pass\n__all__ = ['A', 'Gone']", "__all__ names what it does not have: Gone."),
         ("class A(DurableObject):\n    def f(self, *, x): pass", "has the keyword-only parameter 'x'"),
         ("class A(DurableObject):\n    def f(self, x: 'Nothing'): pass", "name 'Nothing' is not defined"),
         ("class A(DurableObject): pass\nmigrations = [1]", "`migrations` must be a list of penstock.Migration."),

@@ -78,7 +78,23 @@ def test_a_class_that_is_gone_without_a_word_is_refused_with_what_to_write() -> 
         "There are objects of A, B, but the application has no such class. Put the class back, or say in the "
         "application's list `migrations` what became of it: "
         'Migration(tag="v2", renamed={"A": "<its new name>", "B": "<its new name>"}) keeps the objects, '
-        'Migration(tag="v2", deleted=["A", "B"]) removes them with all that they hold.'
+        'Migration(tag="v2", deleted=["A", "B"]) removes them with all that they hold. If this is another '
+        "application, start it with a --data-dir of its own."
+    )
+
+
+def test_a_new_name_that_is_not_there_is_said_with_the_migration_that_gives_it() -> None:
+    message = refusal(catalog(Room="Room"), App({"Chat"}, [Migration("v1", renamed={"Room": "Chatt"})]), "Room")
+    assert message.startswith(
+        "Migration 'v1' renames Room to Chatt; is Chatt spelled right? There are objects of Chatt"
+    )
+
+
+def test_a_migration_that_was_edited_after_it_was_applied_is_named() -> None:
+    before = Catalog(namespaces={"Room": "Room"}, applied=["v1"])
+    message = refusal(before, App({"Chat"}, [Migration("v1", renamed={"Room": "Chat"})]), "Room")
+    assert message.startswith(
+        "Migration 'v1' was applied before, so what it says now is ignored: write a new one. "
     )
 
 

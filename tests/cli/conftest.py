@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -96,8 +97,9 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
     from penstock.cli.main import main
 
     monkeypatch.chdir(tmp_path)
-    for name in ("URL", "TOKEN", "ACCOUNT_ID", "DATA_DIR"):
-        monkeypatch.delenv(f"PENSTOCK_{name}", raising=False)
+    for name in os.environ:
+        if name.startswith(("PENSTOCK_", "AWS_")):
+            monkeypatch.delenv(name)
 
     def run(*arguments: str) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["penstock", *arguments])

@@ -114,8 +114,13 @@ def list_of(*pipelines: Any) -> Any:
 
 def test_a_pipeline_is_found_by_its_id_where_none_has_that_name(client: Client, server: Any) -> None:
     wanted = {"name": "clicks", "id": ID}
-    server.will_answer(UNKNOWN, list_of({"name": "a", "id": "0" * 32}, wanted))
-    assert client.get_pipeline(ID) == wanted
+    answer = wanted | {"status": "running"}
+    server.will_answer(
+        UNKNOWN,
+        list_of({"name": "a", "id": "0" * 32}, wanted),
+        (200, {"success": True, "result": answer}),
+    )
+    assert client.get_pipeline(ID) == answer
 
 
 def test_a_pipeline_is_deleted_by_its_id_too(client: Client, server: Any) -> None:

@@ -118,3 +118,14 @@ def test_what_there_is_not_is_said(run: Any, server: Any) -> None:
     assert (outcome.code, outcome.out) == (1, "")
     assert "there is no class 'Cart'; known are Counter, Registry" in outcome.err
     assert "no object of that class with the name 'a'" in run("objects", "info", "Counter", "a").err
+
+
+def test_an_id_that_is_none_is_said_before_anybody_is_asked(run: Any, server: Any) -> None:
+    server.will_answer(ok(KNOWN), ok([]))
+    err = run("objects", "info", "Counter", "abc", "--id").err
+    assert "an id is 64 hexadecimal digits; leave out --id to find 'abc' by its name" in err
+
+
+def test_an_object_without_a_name_has_none(run: Any, server: Any) -> None:
+    server.will_answer(ok(KNOWN), ok([]), ok([counter(name=None)]))
+    assert "(none)" in run("objects", "info", "Counter", "a").out

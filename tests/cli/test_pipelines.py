@@ -144,7 +144,7 @@ def test_with_json_stdout_is_the_result_and_nothing_else(run: Any, server: Any, 
 
 def test_update_and_delete_take_an_id(run: Any, server: Any, pipeline: Any) -> None:
     unknown = 404, {"errors": [{"code": 1000, "message": "There is no pipeline named ..."}]}
-    server.will_answer(unknown, ok([pipeline]), ok(pipeline), unknown, ok([pipeline]), ok(None))
+    server.will_answer(unknown, ok([pipeline]), ok(pipeline), ok(pipeline), unknown, ok([pipeline]), ok(None))
     out = run("pipelines", "update", pipeline["id"], "--shard-count", "4").out
     assert out.startswith(f"✅ Updated pipeline clicks with ID {pipeline['id']}")
     assert (server.requests[-1].method, server.requests[-1].path) == ("PUT", f"{PIPELINES}/clicks")
@@ -162,7 +162,7 @@ def test_no_line_of_a_table_ends_with_blanks(run: Any, server: Any, pipeline: An
 def test_the_help_of_update_names_no_default_of_create(run: Any) -> None:
     shown = {command: run("pipelines", command, "--help").out for command in ("create", "update")}
     assert "gzip)]" in shown["create"] and "gzip)]" not in shown["update"]
-    assert shown["update"].count("unchanged") == 10
+    assert shown["update"].count("unchanged") == 20
     assert "NAME" in shown["update"] and "{name}" not in shown["update"]
 
 
@@ -205,8 +205,8 @@ def test_an_update_of_nothing_is_a_mistake_and_no_request(run: Any, server: Any)
     outcome = run("pipelines", "update", "clicks")
     assert outcome.code == 2
     words = " ".join(re.split(r"[\s│]+", outcome.err))
-    assert "nothing to change: pass at least one of --bucket, --prefix, --batch-max-mb," in words
-    assert "--shard-count, --cors-origins, --source" in words
+    assert "nothing to change: pass at least one of --bucket, --prefix, --filepath," in words
+    assert "--local," in words and "--no-transforms," in words and "--source, --shard-count" in words
     assert server.requests == []
 
 

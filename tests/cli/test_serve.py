@@ -13,7 +13,7 @@ import pytest
 import structlog
 
 from penstock.base.limits import Limits
-from penstock.cli.sizes import format_bytes, parse_bytes
+from penstock.cli.sizes import format_bytes, format_measured, parse_bytes
 from penstock.server import logs
 
 
@@ -128,6 +128,35 @@ def test_at_a_terminal_a_ready_server_says_where_to_go_on(
     assert f"Credentials for the API are in {data_dir}/credentials.toml.\n" in err
     assert words.format(python=sys.executable, here=tmp_path) in err
     assert err.endswith("\nerror: Cannot listen.\n")
+
+
+def test_measured_sizes_are_all_decimal() -> None:
+    assert [format_measured(count) for count in (16_384, 37_000, 999, 5 * 2**20)] == [
+        "16.4 kB",
+        "37.0 kB",
+        "999 B",
+        "5.2 MB",
+    ]
+
+
+def test_at_a_terminal_a_ready_server_with_an_application_says_how_to_reach_an_object(
+    run: Any, served: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(logs, "_words", {})
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    (tmp_path / "tally_app.py").write_text("from penstock import DurableObject\nclass Tally(DurableObject): pass\n")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    try:
+        run("serve", "--app", str(tmp_path / "tally_app.py"))
+    finally:
+        sys.modules.pop("tally_app", None)
+    with restored_logs():
+        logs.configure_logs("console", process="supervisor")
+        structlog.get_logger("test").info("ready", url="http://127.0.0.1:1")
+    err = capsys.readouterr().err
+    assert ' token)" http://127.0.0.1:1/objects/Tally/my-name/\n' in err
+    assert " objects list Tally\n" in err and "pipelines create" not in err
 
 
 @contextmanager

@@ -20,9 +20,10 @@ def environment(**more: str) -> dict[str, str]:
     return kept | {"TERM": "xterm-256color"} | more
 
 
-def at_a_terminal(*arguments: str, cwd: Path, **more: str) -> tuple[int, str]:
-    """The exit code, and what the terminal was sent."""
+def at_a_terminal(*arguments: str, cwd: Path, typed: str = "", **more: str) -> tuple[int, str]:
+    """The exit code, and what the terminal was sent; `typed` waits for whoever reads."""
     ours, theirs = pty.openpty()
+    os.write(ours, typed.encode())
     try:
         process = subprocess.Popen(
             (*PENSTOCK, *arguments), cwd=cwd, env=environment(**more), stdin=theirs, stdout=theirs, stderr=theirs

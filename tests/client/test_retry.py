@@ -50,9 +50,9 @@ def test_what_the_server_asked_for_is_the_least_that_is_waited() -> None:
     assert min(drawn) >= 5_000 and max(drawn) <= 5_000 + CLIENT_RETRY_BASE_MS and len(drawn) > 20
 
 
-@pytest.mark.parametrize("kind", sorted(STATUS.keys() - {"object_failed", "corrupt", "fenced"}))
+@pytest.mark.parametrize("kind", sorted(STATUS.keys() - {"object_failed", "corrupt", "fenced", "bucket_not_found"}))
 def test_each_status_of_the_server_becomes_the_kind_that_it_was(kind: str) -> None:
-    # (A client is told of the three others as `internal` and `unavailable`.)
+    # (A client is told of the others as `internal`, `unavailable` and `not_found`.)
     assert error_of(Answer(STATUS[kind], {}, b""), "http://there", NOW_MS).kind == kind
 
 

@@ -275,6 +275,10 @@ class Face:
         id: str = self.control("POST", PIPELINES, pipeline_body(name, **settings)).result["id"]
         return id
 
+    def coordinator(self, id: str) -> Any:
+        """The stub of a pipeline's head."""
+        return self.node.runtime.namespace("Coordinator").get_by_name(id)
+
     def drain(self, name: str = "clicks") -> list[bytes]:
         """Delete a pipeline, which delivers what it holds; gives all lines of all files in the bucket."""
         assert self.control("DELETE", f"{PIPELINES}/{name}").status == 200

@@ -150,7 +150,8 @@ def test_too_many_bytes_in_memory_get_429_until_they_are_written(make_face: Make
     assert answer.ingest_error == (
         429,
         0,
-        "Too many request bytes await being written (inflight_bytes_max is 100). Nothing of this request was "
+        "Too many request bytes await being written (inflight_bytes_max is 100, of which each "
+        "pipeline may have its share). Nothing of this request was "
         "stored; send it again later.",
     )
     assert answer.headers["retry-after"] == "1"

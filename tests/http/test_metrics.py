@@ -105,6 +105,8 @@ def test_a_file_that_cannot_be_delivered_is_counted(face: Face, monkeypatch: pyt
 def test_every_metric_says_what_it_is_and_which_executors(face: Face) -> None:
     face.ingest("f" * 32, b"[{}]")  # so that each family has a sample
     face.get("/objects/Nothing/a")
+    face.ingest(face.create(partition_time={"field": "at"}, batch={"max_rows": 1}), [{}])
+    face.wait_delivered()
     lines = scrape(face).splitlines()
     helped = [line.split()[2] for line in lines if line.startswith("# HELP ") and len(line.split()) > 3]
     typed = [line.split()[2] for line in lines if line.startswith("# TYPE ")]

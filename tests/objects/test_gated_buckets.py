@@ -8,7 +8,7 @@ import pytest
 
 from penstock.base.errors import Invalid, Unavailable
 from penstock.base.rng import seeded_rng
-from penstock.objects.durable_object import GatedBuckets
+from penstock.objects.buckets import GatedBuckets
 from penstock.storage.connection import S3Connection, S3Credentials, connect
 from penstock.storage.disk import OsDisk
 from penstock.storage.object_store import FolderStore, NoS3, ObjectStore
@@ -16,6 +16,7 @@ from penstock.storage.offload import Threads
 from penstock.storage.ports import Ports
 from penstock.storage.secrets import Secrets, new_secret_key
 
+BUCKET = "bucket"
 SECRETS = Secrets([new_secret_key(seeded_rng(1))], seeded_rng(2))
 ELSEWHERE = connect(SECRETS, "p", "https://s3.example", S3Credentials("id", "secret"))
 
@@ -48,18 +49,20 @@ def test_nothing_changes_in_a_bucket_before_what_was_written_is_durable(
             await durable.wait()
 
         gated = GatedBuckets(here, Elsewhere(elsewhere), wait_durable).at(connection)
-        await target.put("b", "old", lambda: [b"old"])
+        await target.put(BUCKET, "old", lambda: [b"old"])
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(gated.put("b", "new", lambda: [b"new"]))
-            tasks.create_task(gated.delete("b", "old"))
+            tasks.create_task(gated.put(BUCKET, "new", lambda: [b"new"]))
+            tasks.create_task(gated.delete(BUCKET, "old"))
+            looking = tasks.create_task(gated.get(BUCKET, "old"))
             for _ in range(20):
-                assert [info.key for info in await gated.list("b")] == ["old"]  # looking does not wait
-            assert await gated.get("b", "old") == b"old"
+                assert [info.key for info in await target.list(BUCKET)] == ["old"]
+            assert not looking.done(), "what is asked for can be seen, too"
+            looking.cancel()
             durable.set()
-        assert [info.key for info in await target.list("b")] == ["new"]
-        assert await gated.head("b", "old") is None
-        assert [piece async for piece in gated.read("b", "new")] == [b"new"]
-        assert await other.list("b") == []
+        assert [info.key for info in await target.list(BUCKET)] == ["new"]
+        assert await gated.head(BUCKET, "old") is None
+        assert [piece async for piece in gated.read(BUCKET, "new")] == [b"new"]
+        assert await other.list(BUCKET) == []
         offload.close()
 
     asyncio.run(main())

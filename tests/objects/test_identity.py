@@ -7,10 +7,11 @@ from types import SimpleNamespace
 import apsw
 import pytest
 
-from penstock.base.errors import Invalid
+from penstock.base.errors import Invalid, ObjectFailed
 from penstock.base.limits import OBJECT_NAME_BYTES_MAX
 from penstock.objects import AlarmInfo, DurableObject, ObjectId
-from penstock.objects.alarm_index import rehome
+from penstock.objects.alarm_table import rehome
+from penstock.objects.storage import system_storage
 from penstock.testing.sim.mount import Mount
 
 from .notebook import Notebook
@@ -27,7 +28,8 @@ class Self(DurableObject[SimpleNamespace]):
 
     def meta(self) -> dict[str, object]:
         """As an operator's tool finds it in the database."""
-        rows = self.ctx.storage.execute("SELECT key, value FROM _penstock_meta WHERE key <> 'openings'")
+        execute = system_storage(self.ctx.storage).execute
+        rows = execute("SELECT key, value FROM _penstock_meta WHERE key <> 'openings'")
         return dict(rows.fetchall())
 
     def wake_soon(self) -> None:
@@ -114,7 +116,8 @@ def test_the_database_says_whose_it_is(host: int) -> None:
         named, unique = selves.id_from_name("a"), selves.new_unique_id()
         assert await selves.get(named).meta() == {"namespace": "Self", "id": str(named), "name": "a"}
         assert await selves.get(unique).meta() == {"namespace": "Self", "id": str(unique)}
-        assert isinstance(await error_of(selves.get(unique).name()), Invalid)
+        error = await error_of(selves.get(unique).name())
+        assert isinstance(error, ObjectFailed) and "Objects of Self are reached by their names" in error.message
 
     run(main, Self, executors=2)
 

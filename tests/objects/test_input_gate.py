@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
+import pytest
+
+from penstock.base.errors import Overloaded
+from penstock.objects import DurableObject, activation
 from penstock.objects.gate import InputGate
 
-from .world import start, turns
+from .world import World, error_of, run, start, turns
 
 
 def test_nobody_loses_the_place_when_the_gate_shuts_again_at_once() -> None:
@@ -43,11 +48,37 @@ def test_who_gives_up_waiting_leaves_no_trace() -> None:
         gate.shut()
         waiting = start(gate.enter())
         await turns()
-        assert gate.is_awaited
+        assert gate.waiting == 1
         waiting.cancel()
         await turns()
-        assert not gate.is_awaited
+        assert gate.waiting == 0
         gate.unshut()
         assert gate.is_open
 
     asyncio.run(main())
+
+
+class Door(DurableObject[Any]):
+    async def shut(self) -> None:
+        await self.ctx.block_concurrency_while(lambda: self.ctx.clock.sleep_ms(1_000))
+
+    def enter(self) -> str:
+        return "in"
+
+
+def test_when_too_many_calls_wait_at_an_object_more_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(activation, "CALLS_WAITING_MAX", 3)
+
+    async def main(world: World) -> None:
+        door = world.stub(Door)
+        await door.enter()
+        start(door.shut())
+        await turns()
+        waiting = [start(door.enter()) for _ in range(3)]
+        await turns()
+        error = await error_of(door.enter())
+        assert isinstance(error, Overloaded) and error.retry_after_s == 1 and not error.breaks_stub
+        assert await asyncio.gather(*waiting) == ["in"] * 3
+        assert await door.enter() == "in"
+
+    run(main, Door)

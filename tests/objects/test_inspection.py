@@ -108,3 +108,28 @@ def test_a_question_that_is_not_understood_is_an_error_and_no_crash(payload: byt
         assert b"internal" in await inspection(world).answer(payload)
 
     run(main, Notebook)
+
+
+def test_a_damaged_object_does_not_hide_the_others() -> None:
+    async def main(world: World) -> None:
+        good, bad = world.stub(Notebook, "good"), world.stub(Notebook, "bad")
+        await good.add(1), await bad.add(1)
+        await world.elapse(HOUR_MS)
+        path = world.host.runtime.path("Notebook", key_of(bad))
+        world.host._mount.write(path, [b"not a database at all" * 1_000])
+        found = await inspection(world).describe("Notebook", [key_of(bad), key_of(good)])
+        assert [(one.name, one.error is None) for one in found] == [(None, False), ("good", True)]
+        assert "is damaged" in str(found[0].error) and found[0].size_bytes == 21_000
+
+    run(main, Notebook)
+
+
+@pytest.mark.parametrize("sql", ["SELECT zeroblob(1000000000)", "SELECT length(hex(zeroblob(1200000)))"])
+def test_a_query_from_outside_cannot_take_more_memory_than_one_of_the_object(sql: str) -> None:
+    async def main(world: World) -> None:
+        stub = world.stub(Notebook)
+        await stub.add(1)
+        error = await error_of(inspection(world).query("Notebook", key_of(stub), sql, 10))
+        assert isinstance(error, Invalid) and "too big" in error.message
+
+    run(main, Notebook)

@@ -16,7 +16,7 @@ from penstock.base.errors import Corrupt, Invalid
 from penstock.base.limits import KV_BATCH_KEYS_MAX, KV_ENTRY_BYTES_MAX, KV_KEY_BYTES_MAX, KV_PAGE_ENTRIES
 from penstock.base.rng import seeded_rng
 from penstock.objects.kv import Kv, _end_of_prefix
-from penstock.objects.storage import ObjectStorage
+from penstock.objects.storage import ObjectStorage, system_storage
 from penstock.storage.database import Database
 from penstock.testing.sim.disk import SimDisk
 from penstock.testing.sim.mount import Mount
@@ -76,7 +76,7 @@ def test_other_values_come_back_as_plain_ones_or_as_the_type_asked_for() -> None
 def test_the_encoding_is_message_pack_and_stays_so() -> None:
     def work(storage: ObjectStorage) -> bytes:
         storage.kv.put("key", {"a": [1, None, "x"]})
-        return storage.execute("SELECT value FROM _penstock_kv").get  # type: ignore[no-any-return]
+        return system_storage(storage).execute("SELECT value FROM _penstock_kv").get  # type: ignore[no-any-return]
 
     assert in_object(work) == bytes.fromhex("81a1619301c0a178")
 
@@ -260,7 +260,7 @@ def endless() -> list[Any]:
 def test_a_damaged_value_is_never_given() -> None:
     def work(storage: ObjectStorage) -> None:
         storage.kv.put("a", [1, 2])
-        storage.execute("UPDATE _penstock_kv SET value = x'9301'")
+        system_storage(storage).execute("UPDATE _penstock_kv SET value = x'9301'")
         with pytest.raises(Corrupt, match="The value of 'a' is damaged"):
             storage.kv.get("a")
 

@@ -18,6 +18,7 @@ from penstock.base.limits import STREAM_CHUNK_BYTES_MAX, STREAM_WINDOW_BYTES
 from penstock.base.rng import seeded_rng
 from penstock.objects import AlarmInfo, Context, DurableObject, Runtime, Stub
 from penstock.objects.placement import name_owned_by
+from penstock.objects.storage import system_storage
 from penstock.storage.disk import OsDisk, WalFile
 from penstock.storage.object_store import FolderStore
 from penstock.storage.offload import Threads
@@ -47,11 +48,11 @@ class Blobs(DurableObject[SimpleNamespace]):
 
     async def clear(self) -> None:
         self.sql.exec("DELETE FROM blobs")
-        await self.ctx.storage.give_back_space()
+        await system_storage(self.ctx.storage).give_back_space()
 
     async def upload(self) -> int:
         def chunks() -> Iterator[bytes]:
-            with self.ctx.storage.reader() as reader:
+            with system_storage(self.ctx.storage).reader() as reader:
                 for (blob,) in reader.rows("SELECT blob FROM blobs ORDER BY id", ()):
                     yield blob
 

@@ -8,10 +8,10 @@ import apsw
 import pytest
 
 from penstock.base import limits
-from penstock.base.errors import Invalid
-from penstock.objects import SqlError
+from penstock.base.errors import Internal, Invalid
+from penstock.objects import SqlError, sandbox
 from penstock.objects.sandbox import FUNCTIONS, PRAGMAS
-from penstock.objects.storage import ObjectStorage
+from penstock.objects.storage import ObjectStorage, system_storage
 
 from .box import in_object
 
@@ -299,7 +299,7 @@ def test_the_text_of_a_statement_of_ours_is_not_let_through_because_it_is_compil
     def work(storage: ObjectStorage) -> None:
         ours = "SELECT at_ms, retries, failed FROM _penstock_alarm"
         storage.get_alarm()
-        assert storage.execute(ours).fetchall() == []
+        assert system_storage(storage).execute(ours).fetchall() == []
         for _ in range(2):
             with pytest.raises(Invalid, match="_penstock_alarm: names that begin"):
                 storage.sql.exec(ours)
@@ -327,7 +327,7 @@ def test_compiled_statements_are_kept() -> None:
 def test_a_reader_reaches_none_of_the_runtimes_tables_either() -> None:
     def work(storage: ObjectStorage) -> None:
         storage.sql.exec("CREATE TABLE t (a)")
-        with pytest.raises(apsw.AuthError), storage.reader() as reader:
+        with pytest.raises(apsw.AuthError), system_storage(storage).reader() as reader:
             list(reader.rows("SELECT * FROM _penstock_alarm", ()))
 
     in_object(work)
@@ -399,3 +399,42 @@ def test_limits_are_named(allowed: str, too_much: str, named: int) -> None:
 
 def test_a_binding_over_the_limit_of_a_row_is_refused() -> None:
     assert "2200000 bytes" in refused("SELECT ?", bytes(2_200_001))
+
+
+def test_ctx_storage_has_nothing_that_leads_around_the_sandbox() -> None:
+    names = {name for name in dir(ObjectStorage) if not name.startswith("_")}
+    alarm = {"get_alarm", "set_alarm", "delete_alarm"}
+    assert names == {"sql", "kv", "transaction_sync", "sync", "delete_all"} | alarm
+
+    def work(storage: ObjectStorage) -> None:
+        assert type(storage) is ObjectStorage
+
+    in_object(work)
+
+
+ENDLESS = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT count(*) FROM c"
+
+
+def test_a_query_that_does_not_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "SQL_STEPS_MAX", 5_000_000)
+
+    def work(storage: ObjectStorage) -> None:
+        storage.sql.exec("CREATE TABLE t (a)")
+        storage.sql.exec("INSERT INTO t VALUES (1)")
+        for _ in range(2):
+            with pytest.raises(Invalid, match="instructions, the limit"):
+                storage.sql.exec(ENDLESS).one()
+        assert storage.sql.exec("SELECT a FROM t").one() == (1,)  # what was written in the step is still there
+
+    in_object(work)
+
+
+def test_a_statement_that_writes_and_does_not_end_takes_the_step_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "SQL_STEPS_MAX", 5_000_000)
+
+    def work(storage: ObjectStorage) -> None:
+        storage.sql.exec("CREATE TABLE t (a)")
+        storage.sql.exec(ENDLESS.replace("SELECT count(*) FROM c", "INSERT INTO t SELECT x FROM c"))
+
+    with pytest.raises(Internal, match="rolled back the whole transaction"):
+        in_object(work)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from penstock.base.errors import Conflict, Invalid, ObjectFailed, Overloaded, PenstockError, Unavailable
-from penstock.base.limits import STREAM_CHUNK_BYTES_MAX, STREAM_WINDOW_BYTES
+from penstock.base.limits import STREAM_CHUNK_BYTES_MAX, STREAM_UNREAD_MS_MAX, STREAM_WINDOW_BYTES
 from penstock.objects import Chunks, Context, DurableObject, Stub
 from penstock.objects.remote import Method
 
@@ -606,3 +606,31 @@ class Signatures:
 def test_a_method_with_streams_that_cannot_be_is_refused_at_registration(name: str, text: str) -> None:
     with pytest.raises(TypeError, match=text):
         Method(getattr(Signatures, name))
+
+
+@pytest.mark.parametrize("slot", [0, 1], ids=["local", "remote"])
+def test_calls_with_streams_are_counted_like_others(slot: int) -> None:
+    async def main(world: World) -> None:
+        stream = await world.stub_on(slot, Pipe).count(2)
+        async for _ in stream:
+            pass
+        counted = {name: counters.calls for name, _, counters in world.hosts[slot].runtime.class_statistics()}
+        assert counted["Pipe"] == 1
+
+    run(main, Pipe, executors=2)
+
+
+@pytest.mark.parametrize("slot", [0, 1], ids=["local", "remote"])
+def test_a_stream_that_nobody_reads_ends_and_lets_its_object_go(slot: int) -> None:
+    async def main(world: World) -> None:
+        stream = await world.stub_on(slot, Pipe).count(1_000, 65_536)
+        assert len(await stream.__anext__()) == 65_536
+        await world.elapse(STREAM_UNREAD_MS_MAX + 100_000)
+        assert world.hosts[slot].runtime.active == 0
+        read = 0
+        with pytest.raises(Unavailable, match="Nobody has read the stream for 15 minutes"):
+            async for chunk in stream:
+                read += len(chunk)
+        assert 0 < read <= STREAM_WINDOW_BYTES
+
+    run(main, Pipe, executors=2)

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from penstock.base.errors import Internal
-from penstock.objects import Context, DurableObject
+from penstock.objects import AlarmInfo, Context, DurableObject
 
 from .notebook import Notebook
 from .world import HOUR_MS, World, error_of, key_of, run, start, turns
@@ -19,6 +19,9 @@ class Ledger(DurableObject[SimpleNamespace]):
         super().__init__(ctx, env)
         self.sql = ctx.storage.sql
         self.sql.exec("CREATE TABLE IF NOT EXISTS entries (entry TEXT)")
+
+    async def alarm(self, info: AlarmInfo) -> None:
+        pass
 
     def write(self, *entries: str) -> None:
         for entry in entries:

@@ -4,7 +4,7 @@ syncs the test decides."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -15,7 +15,7 @@ from penstock.base.errors import Fenced, PenstockError
 from penstock.base.rng import seeded_rng
 from penstock.objects import DurableObject, Runtime, Stub
 from penstock.objects.placement import name_owned_by
-from penstock.storage.object_store import Chunks, FolderStore
+from penstock.storage.object_store import Chunks, FolderStore, ObjectInfo
 from penstock.storage.ports import Ports
 from penstock.storage.relay import Commit, Lane, OnDurable
 from penstock.testing.sim.clock import SimClock
@@ -97,13 +97,25 @@ class _ManualLane:
 
 
 class RecordingStore(FolderStore):
-    """Buckets that tell when an upload began."""
+    """Buckets that tell what they were asked for."""
 
     puts: list[str]
+    #: Keys and prefixes.
+    reads: list[str]
 
     async def put(self, bucket: str, key: str, chunks: Chunks) -> int:
         self.puts.append(key)
         return await super().put(bucket, key, chunks)
+
+    async def get(self, bucket: str, key: str) -> bytes:
+        self.reads.append(key)
+        return await super().get(bucket, key)
+
+    async def list(
+        self, bucket: str, prefix: str = "", *, after: str = "", limit: int | None = None
+    ) -> Sequence[ObjectInfo]:
+        self.reads.append(prefix)
+        return await super().list(bucket, prefix, after=after, limit=limit)
 
 
 class Host:
@@ -130,7 +142,7 @@ class Host:
             async with asyncio.TaskGroup() as self.tasks:
                 self._transport = world.network.transport(self.slot, self.tasks)
                 self.buckets = RecordingStore(self._mount, self.offload, "/data/buckets", "/data/unfinished")
-                self.buckets.puts = []
+                self.buckets.puts, self.buckets.reads = [], []
                 ports = Ports(
                     clock=world.clock,
                     rng=seeded_rng(self.slot),

@@ -97,8 +97,9 @@ def test_a_directory_in_use_and_a_port_in_use_are_refused_and_nothing_is_disturb
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ('{"format_version":2}', "was written in format 2; this penstock reads format 1"),
-        ('{"format_version":1}', "is damaged"),
+        ('{"format_version":3}', "was written in format 3; this penstock reads format 2. Use .* or a newer one"),
+        ('{"format_version":1}', "was written in format 1; this penstock reads format 2. Nothing converts it"),
+        ('{"format_version":2}', "is damaged"),
         ('{"account_id":"a"}', "is damaged: it has no format_version"),
         ("", "is damaged"),
         ("[]", "is damaged"),

@@ -201,3 +201,71 @@ def _recovery_is_cut_at(machine: Machine, step: int) -> bool:
     machine.disk.before_operation = lambda _number, _name, _path: None
     mount.bury()
     return machine.disk.operations >= at
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_B1_a_power_cut_at_every_step_from_an_opening_that_finds_no_log_to_the_next(seed: int) -> None:
+    """The removed log may come back with its name, the new one may be torn: neither takes or puts back anything."""
+    for step in count(1):
+        machine = Machine(seed)
+        before, durable, cut = _life_is_cut_at(machine, step)
+        machine.disk.power_cut()
+        database = Database.open(machine.mount(), PATH)
+        assert database.execute("PRAGMA integrity_check").get == "ok", step
+        versions = [version for (version,) in database.execute("SELECT DISTINCT version FROM t")]
+        assert len(versions) == 1 and versions[0] >= (durable or before), (step, versions)
+        assert database.execute("SELECT count(*) FROM t").get == 20
+        if not cut:
+            assert step > 10, "a life has more steps than that"
+            return
+
+
+def _life_is_cut_at(machine: Machine, step: int) -> tuple[int, int | None, bool]:
+    """Closes a database, opens it again, writes twice and closes it, unless cut. Gives the version before, the
+    latest that was made durable since, and whether it was cut."""
+    mount = machine.mount()
+    database = Database.open(mount, PATH)
+    database.execute("CREATE TABLE t (version INTEGER, pad BLOB)")
+    for _ in range(20):
+        database.execute("INSERT INTO t VALUES (1, zeroblob(3000))")
+    database.execute("UPDATE t SET version = 2")
+    database.close()
+    assert machine.disk.find(f"{PATH}-wal") is None
+    at = machine.disk.operations + step
+    durable = None
+
+    def crash(number: int, _name: str, _path: str) -> None:
+        if number == at:
+            mount.die()
+            raise Crashed
+
+    machine.disk.before_operation = crash
+    with contextlib.suppress(Crashed, PenstockError, apsw.Error):
+        database = Database.open(mount, PATH)
+        for version in (3, 4):
+            database.begin()
+            database.execute("UPDATE t SET version = ?1", (version,))
+            commit = database.commit()
+            assert commit is not None
+            commit.wal.sync()
+            durable = version if mount.alive else durable
+        database.close()
+    machine.disk.before_operation = lambda _number, _name, _path: None
+    mount.bury()
+    return 2, durable, machine.disk.operations >= at
+
+
+def test_an_opening_that_finds_no_log_syncs_the_new_log_and_its_name_and_nothing_else() -> None:
+    machine = Machine(0)
+    mount = machine.mount()
+    Database.open(mount, PATH).close()
+    syncs: list[tuple[str, str]] = []
+
+    def note(_number: int, name: str, path: str) -> None:
+        if name in ("sync", "sync_dir"):
+            syncs.append((name, path))
+
+    machine.disk.before_operation = note
+    database = Database.open(mount, PATH)
+    assert syncs == [("sync", f"{PATH}-wal"), ("sync_dir", "/data")]
+    database.close()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 
 from penstock.base.errors import PenstockError
-from penstock.objects import activation
+from penstock.objects import Runtime, activation, object_alarm
 from penstock.objects.committer import Committer
+from penstock.objects.remote import Method
 from penstock.testing.sim.programs import run_programs
 
 #: A dead executor cannot start a task, and what it would have run is left over.
@@ -67,8 +69,31 @@ def test_a_call_that_leaves_too_early_is_noticed(monkeypatch: pytest.MonkeyPatch
     find_problem("not there")
 
 
+def test_a_result_that_is_copied_when_the_gate_has_opened_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = activation.Activation.call
+
+    async def late(self: Any, method: str, args: Any, finish: Any, **more: Any) -> Any:
+        return finish(await honest(self, method, args, lambda result: result, **more))
+
+    monkeypatch.setattr(activation.Activation, "call", late)
+    find_problem("came after")
+
+
+def test_arguments_that_are_copied_when_the_gate_has_opened_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = Method.copy_args
+    monkeypatch.setattr(Method, "copy_args", lambda self, args: args)
+    call = Runtime.call_here
+
+    async def late(self: Any, id: Any, method: str, args: Any, finish: Any) -> Any:
+        known = self._class(id.namespace).methods[method]
+        return await call(self, id, method, honest(known, args), finish)
+
+    monkeypatch.setattr(Runtime, "call_here", late)
+    find_problem("came after")
+
+
 def test_an_alarm_that_is_not_indexed_before_its_commit_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(activation, "must_index_before_commit", lambda alarm, indexed_ms: False)
+    monkeypatch.setattr(object_alarm, "must_index_before_commit", lambda alarm, indexed_ms: False)
     find_problem("lost the alarm")
 
 

@@ -21,7 +21,7 @@ ONE, OTHER = (
 
 class Courier(DurableObject[None]):
     async def deliver(self, connection: S3Connection | None, key: str) -> int:
-        return await self.ctx.buckets.at(connection).put("b", key, lambda: [key.encode()])
+        return await self.ctx.buckets.at(connection).put("bucket", key, lambda: [key.encode()])
 
 
 async def deliver(machine: SimMachine, connection: S3Connection | None, key: str) -> int:
@@ -38,9 +38,9 @@ def test_E1_each_server_has_its_own_buckets_and_its_own_faults() -> None:
             await deliver(machine, None, "here")
             await deliver(machine, ONE, "at one")
             await deliver(machine, OTHER, "at other")
-            assert machine.bucket("b") == {"here": b"here"}
-            assert machine.bucket("b", ONE.endpoint) == {"at one": b"at one"}
-            assert machine.bucket("b", OTHER.endpoint) == {"at other": b"at other"}
+            assert machine.bucket("bucket") == {"here": b"here"}
+            assert machine.bucket("bucket", ONE.endpoint) == {"at one": b"at one"}
+            assert machine.bucket("bucket", OTHER.endpoint) == {"at other": b"at other"}
             faults = machine.s3.faults(ONE.endpoint)
             kinds: list[tuple[str, type[PenstockError]]] = [
                 ("outage", Unavailable),
@@ -55,6 +55,6 @@ def test_E1_each_server_has_its_own_buckets_and_its_own_faults() -> None:
                 await deliver(machine, OTHER, fault)
                 setattr(faults, fault, False)
                 await deliver(machine, ONE, fault)
-            assert sorted(machine.bucket("b", ONE.endpoint)) == ["at one", "bucketless", "forbidden", "outage"]
+            assert sorted(machine.bucket("bucket", ONE.endpoint)) == ["at one", "bucketless", "forbidden", "outage"]
 
     run_virtual(main)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ from penstock.objects.remote import methods_of
 UserClass = type[DurableObject[Any]]
 
 _CLASS_NAME = re.compile(rf"[A-Za-z][A-Za-z0-9_]{{0,{CLASS_NAME_LENGTH_MAX - 1}}}")
+_ALARM = "async def alarm(self, info: AlarmInfo) -> None"
 _FETCH = "async def fetch(self, request: Request) -> Response"
 
 
@@ -85,6 +86,8 @@ def checked(application: Application, reserved: Sequence[str]) -> Application:
 def _check_class(cls: UserClass) -> None:
     if not isinstance(cls.public, bool):
         raise Invalid(f"{cls.__name__}.public is {cls.public!r}; it must be True or False.")
+    _check_init(cls)
+    _check_alarm(cls)
     try:
         methods_of(cls)
         if has_fetch(cls):
@@ -92,7 +95,32 @@ def _check_class(cls: UserClass) -> None:
         elif cls.public:
             raise Invalid(f"{cls.__name__} is public but has no method to reach: write {_FETCH}.")
     except (TypeError, NameError) as error:
-        raise Invalid(f"The methods of {cls.__name__} cannot be called through a stub: {error}.") from error
+        raise Invalid(
+            f"The methods of {cls.__name__} cannot be called through a stub: {str(error).rstrip('.')}."
+        ) from error
+
+
+def _check_init(cls: UserClass) -> None:
+    init = cls.__init__
+    if inspect.iscoroutinefunction(init) or not _takes(init, 3):
+        raise Invalid(
+            f"{cls.__name__}.__init__ must be written as: def __init__(self, ctx: Context, env: …) -> None; what "
+            "has to be awaited goes into ctx.block_concurrency_while."
+        )
+
+
+def _check_alarm(cls: UserClass) -> None:
+    if not inspect.iscoroutinefunction(cls.alarm) or not _takes(cls.alarm, 2):
+        raise Invalid(f"{cls.__name__}.alarm must be written as: {_ALARM}.")
+
+
+def _takes(function: Callable[..., Any], count: int) -> bool:
+    """Whether a function can be called with so many arguments by place."""
+    try:
+        inspect.signature(function).bind(*range(count))
+    except TypeError:
+        return False
+    return True
 
 
 def _check_fetch(cls: UserClass) -> None:

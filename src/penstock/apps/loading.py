@@ -42,7 +42,8 @@ def load(target: str, reserved: Sequence[str]) -> Application:
         if not classes and not transforms:
             raise Invalid(
                 "It defines no public subclass of penstock.DurableObject, and registers nothing with a "
-                "penstock.App."
+                "penstock.App. Write class Counter(penstock.DurableObject), say: classes whose names begin with _, "
+                "and imported ones that are not in __all__, are not served."
             )
         return checked(
             Application(target, classes, *_settings(module), transforms=transforms, origin=source), reserved
@@ -62,6 +63,9 @@ def find_app(module: ModuleType) -> App | None:
 
 def _classes(module: ModuleType) -> tuple[UserClass, ...]:
     names = getattr(module, "__all__", None)
+    missing = [str(name) for name in names or () if not hasattr(module, str(name))]
+    if missing:
+        raise Invalid(f"Its __all__ names what it does not have: {', '.join(missing)}.")
     chosen = vars(module) if names is None else names
     found = []
     for name in chosen:

@@ -27,7 +27,10 @@ class Headers(Struct, frozen=True, array_like=True):
     @classmethod
     def of(cls, source: HeaderSource) -> Headers:
         """`Headers.of({"content-type": "text/plain"})`, or of pairs."""
-        pairs = source.items() if isinstance(source, Mapping) else source
+        pairs = tuple(source.items() if isinstance(source, Mapping) else source)
+        for name, value in pairs:
+            if not isinstance(name, str) or not isinstance(value, str):
+                raise TypeError(f"a header's name and value are str: {name!r}: {value!r}")
         return cls(tuple((name.lower(), value) for name, value in pairs))
 
     def get(self, name: str, default: str | None = None) -> str | None:
@@ -97,8 +100,24 @@ class Response(Struct, frozen=True, array_like=True):
     status: int = 200
     headers: Headers = Headers()
 
+    def __post_init__(self) -> None:
+        """Raises `TypeError` and `ValueError`, where the mistake is made."""
+        body: object = self.body  # whatever the annotations say
+        headers: object = self.headers
+        if not isinstance(body, bytes):
+            kind = type(body).__name__
+            raise TypeError(f"a Response's body must be bytes, not {kind}; use Response.text(…) or .json(…)")
+        if not isinstance(headers, Headers):
+            raise TypeError("a Response's headers must be Headers; use Headers.of({…})")
+        if isinstance(self.status, bool) or not isinstance(self.status, int):
+            raise TypeError(f"a Response's status must be an int, not {type(self.status).__name__}")
+        if not 200 <= self.status <= 599:
+            raise ValueError(f"a Response's status must be from 200 to 599, not {self.status}")
+
     @classmethod
     def text(cls, text: str, status: int = 200, headers: HeaderSource = ()) -> Response:
+        if not isinstance(text, str):
+            raise TypeError(f"Response.text takes a str, not {type(text).__name__}")
         return cls(text.encode(), status, _with_type(headers, "text/plain; charset=utf-8"))
 
     @classmethod

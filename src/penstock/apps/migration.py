@@ -27,7 +27,7 @@ class Migration:
     new data directory.
     """
 
-    tag: str
+    tag: str = field(kw_only=False)
     renamed: Mapping[str, str] = field(default_factory=dict)
     deleted: Sequence[str] = ()
 
@@ -90,7 +90,8 @@ def plan(catalog: Catalog, application: Wanted, populated: Collection[str]) -> C
     homeless = classes.keys() - application.class_names
     lost = sorted(name for name in homeless if classes[name] in populated)
     if lost:
-        raise Invalid(_what_to_write(lost, {*catalog.applied, *(migration.tag for migration in todo)}))
+        hint = _about_migrations(lost, todo, application)
+        raise Invalid(hint + _what_to_write(lost, {*catalog.applied, *(migration.tag for migration in todo)}))
     classes = {name: namespace for name, namespace in classes.items() if name in application.class_names}
     for name in sorted(application.class_names - classes.keys()):
         classes[name] = _free_namespace(name, {*classes.values(), *populated, *removing})
@@ -124,6 +125,20 @@ def _free_namespace(name: str, taken: set[str]) -> str:
     return namespace
 
 
+def _about_migrations(lost: list[str], todo: list[Migration], application: Wanted) -> str:
+    """What is wrong with a migration, if one is the reason why these classes are missing."""
+    for migration in todo:
+        for old, new in migration.renamed.items():
+            if new in lost:
+                return f"Migration {migration.tag!r} renames {old} to {new}; is {new} spelled right? "
+    for migration in application.migrations:
+        if migration not in todo and any(name in migration.renamed or name in migration.deleted for name in lost):
+            return (
+                f"Migration {migration.tag!r} was applied before, so what it says now is ignored: write a new one. "
+            )
+    return ""
+
+
 def _what_to_write(lost: list[str], tags: set[str]) -> str:
     tag = next(tag for tag in (f"v{number}" for number in range(1, len(tags) + 2)) if tag not in tags)
     names = ", ".join(lost)
@@ -132,5 +147,6 @@ def _what_to_write(lost: list[str], tags: set[str]) -> str:
     return (
         f"There are objects of {names}, but the application has no such class. Put the class back, or say in the "
         f'application\'s list `migrations` what became of it: Migration(tag="{tag}", renamed={{{keep}}}) keeps the '
-        f'objects, Migration(tag="{tag}", deleted=[{delete}]) removes them with all that they hold.'
+        f'objects, Migration(tag="{tag}", deleted=[{delete}]) removes them with all that they hold. If '
+        "this is another application, start it with a --data-dir of its own."
     )

@@ -41,6 +41,11 @@ def next_ulid(previous: str | None, now_ms: int, rng: Rng) -> str:
     return _encode(last + 1)
 
 
+def ulid_ms(ulid: str) -> int:
+    """When a ULID was made, in milliseconds since the Unix epoch."""
+    return _decode(ulid) >> _ULID_RANDOM_BITS
+
+
 def random_id(rng: Rng) -> str:
     """32 hexadecimal digits (128 random bits): the shape of ids in Cloudflare's API."""
     return f"{rng.getrandbits(128):032x}"

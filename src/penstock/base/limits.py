@@ -16,6 +16,9 @@ GIB = 1024 * MIB
 
 #: One frame between processes: the largest body plus what wraps it, or the largest answer.
 FRAME_BYTES_MAX = 64 * MIB
+#: The arguments of one call of an object, or its result, encoded. The same wherever the object lives: what wraps it
+#: must fit into a frame, too.
+CALL_BYTES_MAX = FRAME_BYTES_MAX - 64 * KIB
 #: Smaller: more checkpoints, each with two fsyncs; larger: a longer recovery after a crash (about 0.3 s for 64 MiB
 #: on a virtual disk) and more disk.
 WAL_BYTES_MAX_DEFAULT = 32 * MIB
@@ -65,6 +68,11 @@ class Limits:
             )
 
 
+#: Requests of one pipeline that an executor stores in one turn of its loop while others have some too: at some 40
+#: µs each, what others wait for it at most.
+REQUESTS_PER_TURN_MAX = 8
+#: For so long a pipeline that was seen counts as one of the others.
+TURNS_WINDOW_MS = 1_000
 #: Objects with nothing to do are closed after this time; Cloudflare evicts after 70 to 140 s.
 OBJECT_IDLE_MS_MAX = 70_000
 #: Objects in memory per executor: 1 GB, at about 200 KB for a small object. Each has three files open, of which
@@ -98,6 +106,13 @@ ZSTD_WINDOW_BITS_MAX = 23
 
 #: When a client that was refused for a full disk should try again: room is made by people or by deliveries.
 DISK_FULL_RETRY_S = 5
+#: Calls that wait until an object may be entered, per object: half a second of them at 20,000 calls a second, and
+#: some 30 MB besides their arguments.
+CALLS_WAITING_MAX = 10_000
+#: A key in a bucket, in bytes of UTF-8: Linux takes paths of 4,096 bytes, which begin with the data directory's.
+#: And what is between two of its slashes, which is the name of a file or folder (NAME_MAX).
+KEY_BYTES_MAX = 3_000
+KEY_PART_BYTES_MAX = 255
 #: `block_concurrency_while` gives up after this (Cloudflare: 30 s).
 BLOCK_CONCURRENCY_MS_MAX = 30_000
 
@@ -109,7 +124,13 @@ WAIT_UNTIL_MAX = 1_000
 #: Alarms: Cloudflare retries 6 times, after 2 s doubling.
 ALARM_RETRIES_MAX = 6
 ALARM_RETRY_BASE_MS = 2_000
-#: Due alarms started at once per executor; the rest wait their turn.
+#: The last of six counted retries waits so long. A try that does not count, because something is away, may be the
+#: hundredth: what came back is noticed within about a minute.
+ALARM_RETRY_MAX_MS = 64_000
+#: An alarm's handler that takes longer has failed; as `WAIT_UNTIL_MS_MAX`.
+ALARM_MS_MAX = 15 * 60_000
+#: Due alarms started at once per executor, of users' classes and as many of Penstock's own; the rest wait their
+#: turn.
 ALARMS_RUNNING_MAX = 64
 
 #: SQL of user classes: Cloudflare's limits. SQLite holds each of them itself.
@@ -130,6 +151,10 @@ SQL_COMPOUND_TERMS_MAX = 5
 #: Instructions that one statement is compiled to. It bounds what a statement is, not how long it runs.
 SQL_INSTRUCTIONS_MAX = 25_000
 SQL_TRIGGER_DEPTH_MAX = 10
+#: Instructions that a query may run: 10 to 30 s, in which nothing else runs on this executor (Cloudflare: 30 s).
+#: SQLite asks whether to go on after so many of them.
+SQL_STEPS_MAX = 1_000_000_000
+SQL_STEPS_BETWEEN_LOOKS = 100_000
 
 #: `storage.kv`: Cloudflare's limits. Key and value are a row, so together they fit into `SQL_ROW_BYTES_MAX`.
 KV_KEY_BYTES_MAX = 2 * KIB
@@ -151,8 +176,9 @@ QUERY_ROWS_MAX = 1_000
 QUERY_RESULT_BYTES_MAX = 4 * MIB
 QUERY_SQL_BYTES_MAX = 100_000
 
-#: A call to an object in another process fails with `Unavailable` after this time.
-CALL_TIMEOUT_MS = 30_000
+#: A call to an object in another process fails with `Unavailable` after this time. Longer than an object may keep
+#: calls out, so that whoever waits for that gets to hear why it failed.
+CALL_TIMEOUT_MS = BLOCK_CONCURRENCY_MS_MAX + 5_000
 #: An executor that has not given its metrics by then shows as down; scrapers give up after 10 s.
 METRICS_TIMEOUT_MS = 2_000
 #: Bytes queued towards one sibling process before calls to it are refused.
@@ -162,6 +188,9 @@ PEER_QUEUE_BYTES_MAX = 64 * MIB
 STREAM_WINDOW_BYTES = 256 * KIB
 #: A longer chunk is cut. A quarter of the window, so that a writer need not stop while its reader takes a chunk.
 STREAM_CHUNK_BYTES_MAX = 64 * KIB
+
+#: A stream whose reader has taken nothing for so long ends: it keeps its writer in memory; as `WAIT_UNTIL_MS_MAX`.
+STREAM_UNREAD_MS_MAX = 15 * 60_000
 
 #: Files of a sink are retried for ever, with this backoff: no number of failures makes data worthless.
 SINK_RETRY_BASE_MS = 500
@@ -179,6 +208,25 @@ SPOOL_PIECE_BYTES = 256 * KIB
 PARTITIONS_PER_SEGMENT_MAX = 256
 #: What a dead letter says of its reason.
 DEAD_DETAIL_LENGTH_MAX = 1_000
+#: Verifying a pipeline: what one call looks at, so that it is over well before a client gives up. The time is
+#: looked at after every few files; one file of the largest size takes some seconds more.
+VERIFY_SEGMENTS_MAX = 200
+VERIFY_MS_MAX = 5_000
+#: Objects asked for at once, and read at once (8 MiB each).
+VERIFY_HEADS_MAX = 16
+VERIFY_READS_MAX = 2
+#: Objects of one listing, which is what S3 gives at once.
+VERIFY_OBJECTS_MAX = 1_000
+#: Problems that one call tells of, some 300 bytes each; it ends after the segment in which there are so many.
+VERIFY_PROBLEMS_MAX = 1_000
+#: Other pipelines that are asked whether a file is theirs. Beyond, a file is not called extra.
+VERIFY_OTHERS_MAX = 1_000
+#: A cursor is some 200 bytes and a key.
+CURSOR_LENGTH_MAX = 4_096
+#: Sending dead letters again: files and time of one call, and the bytes of records that go as one request.
+REPLAY_FILES_MAX = 100
+REPLAY_MS_MAX = 5_000
+REPLAY_PIECE_BYTES = 1 * MIB
 #: A sealed range is read and compressed in pieces of about this size, so memory does not grow with the file.
 READ_CHUNK_BYTES = 1 * MIB
 #: Buckets elsewhere. The longest host name has 253 characters; the others are several times what is in use: keys of

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from penstock.cli import objects, output, pipelines, serve, tokens
+from penstock.cli import objects, output, pipelines, replay, serve, tokens, verify
 from penstock.cli.demo.command import demo
 
 app = typer.Typer(
@@ -41,6 +41,8 @@ def penstock(
 app.command("serve")(serve.serve)
 app.command("demo")(demo)
 app.command("token")(pipelines.print_token)
+pipelines.app.command("verify")(verify.verify)
+pipelines.app.command("replay")(replay.replay)
 app.add_typer(pipelines.app, name="pipelines")
 app.add_typer(tokens.app, name="tokens")
 app.add_typer(objects.app, name="objects")

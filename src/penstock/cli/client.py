@@ -13,13 +13,14 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from http.client import HTTPException
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
 from penstock.cli.errors import ApiError, CliError
 from penstock.cli.target import Target
 
 Json = dict[str, Any]
+T = TypeVar("T")
 
 #: Longer than the server takes to give up on anything itself, so that its own words arrive first.
 TIMEOUT_SECONDS = 35.0
@@ -49,21 +50,28 @@ class Client:
 
     def get_pipeline(self, name_or_id: str) -> Json:
         """By its name or, where none has that name, by its id."""
-        try:
-            return self._object("GET", self._pipeline(name_or_id))
-        except ApiError as error:
-            return self._by_id(name_or_id, error)
+        return self._of_pipeline("GET", name_or_id, "", dict)[1]
 
     def replace_pipeline(self, name: str, body: Json) -> Json:
         return self._object("PUT", self._pipeline(name), body)
 
-    def delete_pipeline(self, name_or_id: str) -> tuple[str, Any]:
-        """Returns the pipeline's name, and whatever the API calls its result; usually None."""
-        try:
-            return name_or_id, self._call("DELETE", self._pipeline(name_or_id)).get("result")
-        except ApiError as error:
-            name = str(self._by_id(name_or_id, error).get("name"))
-        return name, self._call("DELETE", self._pipeline(name)).get("result")
+    def delete_pipeline(self, name_or_id: str, *, discard: bool = False) -> tuple[str, Any]:
+        """Returns the pipeline's name, and whatever the API calls its result; usually None. With `discard` its
+        records that are in no file yet are lost."""
+        return self._of_pipeline("DELETE", name_or_id, "?discard=true" if discard else "", object)
+
+    def list_deployments(self, name_or_id: str) -> list[Json]:
+        """The generations of a pipeline, the newest first."""
+        return self._of_pipeline("GET", name_or_id, "/deployments", list)[1]
+
+    def verify_pipeline(self, name: str, cursor: str, deep: bool) -> Json:
+        """One step: `checked`, `problems`, and the `cursor` of the next, None when there is none."""
+        query = urlencode({"deep": str(deep).lower()} | ({"cursor": cursor} if cursor else {}))
+        return self._object("GET", f"{self._pipeline(name)}/verify?{query}")
+
+    def replay_pipeline(self, name: str, body: Json) -> Json:
+        """One step: `replayed`, `skipped`, and the `cursor` of the next, None when there is none."""
+        return self._object("POST", f"{self._pipeline(name)}/replay", body)
 
     def list_pipelines(self, search: str | None = None) -> Iterator[Json]:
         """All pipelines whose name starts with `search`, page by page."""
@@ -118,6 +126,19 @@ class Client:
             raise CliError(f"the server did not say how many records it committed: {answer}")
         return committed
 
+    def _of_pipeline(self, method: str, name_or_id: str, rest: str, type: type[T]) -> tuple[str, T]:
+        """The pipeline's name and the result, of a type, of a call about it."""
+        name = name_or_id
+        try:
+            answer = self._call(method, self._pipeline(name) + rest)
+        except ApiError as error:
+            name = str(self._by_id(name_or_id, error).get("name"))
+            answer = self._call(method, self._pipeline(name) + rest)
+        result = answer.get("result")
+        if not isinstance(result, type):
+            raise _no_result(method, self._pipeline(name) + rest)
+        return name, result
+
     def _by_id(self, id: str, error: ApiError) -> Json:
         """The pipeline with this id; `error` is what the API said to it as a name. (The API knows names only.)"""
         if error.code != CODE_UNKNOWN_PIPELINE:
@@ -159,7 +180,7 @@ class Client:
     def _object(self, method: str, path: str, body: Json | None = None) -> Json:
         result = self._call(method, path, body).get("result")
         if not isinstance(result, dict):
-            raise CliError(f"the server answered {method} {path} with success, but without a result")
+            raise _no_result(method, path)
         return result
 
     def _call(self, method: str, path: str, body: Json | bytes | None = None) -> Json:
@@ -169,17 +190,20 @@ class Client:
         if body is not None:
             request.data = body if isinstance(body, bytes) else json.dumps(body).encode()
             request.add_header("Content-Type", "application/json")
+        retry_after_s = None
         try:
             with self._opener.open(request, timeout=self._timeout_seconds) as response:
                 status, content = response.status, response.read()
         except urllib.error.HTTPError as error:
             with error:
                 status, content = error.code, error.read()
+                wait = error.headers.get("Retry-After", "")
+                retry_after_s = int(wait) if wait.isdigit() and len(wait) < 6 else None
         except (OSError, HTTPException, ValueError) as error:
             raise self._no_answer(error) from None
-        return self._understood(method, path, status, content)
+        return self._understood(method, path, status, content, retry_after_s)
 
-    def _understood(self, method: str, path: str, status: int, content: bytes) -> Json:
+    def _understood(self, method: str, path: str, status: int, content: bytes, retry_after_s: int | None) -> Json:
         try:
             answer = json.loads(content) if content else {}
         except ValueError:
@@ -198,7 +222,7 @@ class Client:
         if status in (401, 403):
             token = self._target.token.origin
             text = f"{self._where()} refused the token from {token}: {text}"
-        raise ApiError(text, status=status, code=code)
+        raise ApiError(text, status=status, code=code, retry_after_s=retry_after_s)
 
     def _where(self) -> str:
         return f"{self._target.url.value} (from {self._target.url.origin})"
@@ -212,6 +236,10 @@ class Client:
         if isinstance(cause, ssl.SSLError):
             return CliError(f"no secure connection to {self._where()}: {cause.reason or cause}")
         return CliError(f"no connection to {self._where()}: {cause}")
+
+
+def _no_result(method: str, path: str) -> CliError:
+    return CliError(f"the server answered {method} {path} with success, but without a result")
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +12,7 @@ import typer
 from penstock.cli import output
 from penstock.cli.errors import CliError
 from penstock.cli.options import DATA_DIR_DEFAULT, AccountId, AsJson, DataDir, Token, Url, connect
-from penstock.cli.sizes import format_bytes
+from penstock.cli.sizes import format_measured
 
 if TYPE_CHECKING:
     from penstock.cli.client import Client
@@ -112,6 +113,9 @@ def sql(
         output.progress("There are more rows; see more with --limit, or ask for less.")
 
 
+_ID = re.compile(r"[0-9a-f]{64}")
+
+
 def _namespace(client: Client, class_name: str) -> str:
     known = {str(namespace["class"]): str(namespace["id"]) for namespace in client.list_namespaces()}
     if class_name not in known:
@@ -120,9 +124,15 @@ def _namespace(client: Client, class_name: str) -> str:
 
 
 def _find(client: Client, namespace: str, name: str, is_id: bool) -> Json:
-    object = client.get_object(namespace, name) if is_id else client.find_object(namespace, name)
+    if is_id:
+        if not _ID.fullmatch(name):
+            raise CliError(f"an id is 64 hexadecimal digits; leave out --id to find {name!r} by its name")
+        return client.get_object(namespace, name)
+    object = client.find_object(namespace, name)
     if object is None:
-        raise CliError(f"there is no object of that class with the name {name!r}")
+        raise CliError(
+            f"there is no object of that class with the name {name!r}; `penstock objects list <class>` says which"
+        )
     return object
 
 
@@ -130,7 +140,7 @@ def _row(object: Json) -> list[str]:
     return [
         _name(object),
         str(object.get("id")),
-        format_bytes(object.get("size_bytes", 0)),
+        format_measured(object.get("size_bytes", 0)),
         "yes" if object.get("active") else "no",
         _time(object.get("last_active_ms")),
         _alarm(object.get("alarm")),
@@ -142,16 +152,18 @@ def _settings(object: Json) -> list[tuple[str, str]]:
     rows = list(
         zip(("Name", "Id", "Size", "Active", "Last active", "Alarm", "Failures"), _row(object), strict=True)
     )
+    if object.get("error"):
+        rows.append(("Cannot be read", output.printable(object["error"])))
     if object.get("last_failure"):
         rows.append(
-            ("Last failure", f"{_time(object.get('last_failure_ms'))}  {_printable(object['last_failure'])}")
+            ("Last failure", f"{_time(object.get('last_failure_ms'))}  {output.printable(object['last_failure'])}")
         )
     return rows
 
 
 def _name(object: Json) -> str:
     name = object.get("name")
-    return "(unknown)" if name is None else _printable(str(name))
+    return "(none)" if name is None else output.printable(str(name))
 
 
 def _alarm(alarm: Json | None) -> str:
@@ -180,9 +192,4 @@ def _cell(value: Any) -> str:
         import base64
 
         return f"x'{base64.b64decode(value.get('base64', '')).hex()}'"
-    return _printable(str(value))
-
-
-def _printable(text: str) -> str:
-    """Names and values may come from anybody: nothing in them may command the terminal."""
-    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+    return output.printable(str(value))

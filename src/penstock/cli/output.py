@@ -45,6 +45,11 @@ def print_error(message: str) -> None:
     typer.echo(error_line(message), err=True)
 
 
+def printable(text: str) -> str:
+    """Names and values may come from anybody: nothing in them may command the terminal."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+
+
 def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from penstock.base.limits import (
@@ -17,6 +17,7 @@ from penstock.base.limits import (
     BATCH_SECONDS_MAX_RANGE,
     SHARDS_MAX,
 )
+from penstock.cli.access_key import complete_key
 from penstock.cli.errors import ApiError, CliError, WrongFlag
 
 Json = dict[str, Any]
@@ -28,9 +29,21 @@ BYTES_PER_MB = 1_000_000
 _FLAG_OF_FIELD = {
     "destination.path.bucket": "--bucket",
     "destination.path.prefix": "--prefix",
+    "destination.path.filepath": "--filepath",
+    "destination.path.filename": "--filename",
     "destination.compression.type": "--compression",
+    "destination.partition_time.field": "--partition-by",
+    "destination.partition_time.format": "--partition-format",
+    "destination.credentials": "--endpoint",
+    "destination.credentials.endpoint": "--endpoint",
+    "destination.credentials.region": "--region",
+    "destination.credentials.access_key_id": "--access-key-id",
+    "destination.credentials.secret_access_key": "--secret-access-key",
+    "transforms": "--transform",
     "source.cors.origins": "--cors-origins",
 }
+#: What the server calls flags in the middle of a sentence.
+_FLAGS_INSIDE = re.compile(r"\b(access_key_id|secret_access_key|path_style)\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +52,24 @@ class Flags:
 
     bucket: str | None = None
     prefix: str | None = None
+    filepath: str | None = None
+    filename: str | None = None
+    endpoint: str | None = None
+    region: str | None = None
+    access_key_id: str | None = None
+    secret_access_key: str | None = field(default=None, repr=False)
+    path_style: bool | None = None
+    #: Back from an S3 server to a folder of the server.
+    local: bool = False
     batch_max_mb: float | None = None
     batch_max_rows: int | None = None
     batch_max_seconds: float | None = None
     compression: str | None = None
+    partition_by: str | None = None
+    partition_format: str | None = None
+    no_partition_by: bool = False
+    #: None where not given; empty to have none any more.
+    transforms: tuple[str, ...] | None = None
     require_http_auth: bool | None = None
     shard_count: int | None = None
     sources: tuple[str, ...] = ()
@@ -61,15 +88,42 @@ class Flags:
             # Written so that not-a-number is refused, too.
             if value is not None and not low <= value <= high:
                 raise WrongFlag(f"{flag} must be from {_plain(low)} to {_plain(high)}.")
+        if self.local and self.bucket_server:
+            raise WrongFlag(f"--local and {next(iter(self.bucket_server.values()))} contradict each other.")
+
+    def with_key(self, environ: Mapping[str, str]) -> Flags:
+        """With the access key whole, if one is asked for: by its id or secret, or by an endpoint. What the flags
+        leave out of it comes from the environment. Raises WrongFlag."""
+        if self.endpoint is self.access_key_id is self.secret_access_key is None:
+            return self
+        key = complete_key(self.access_key_id, self.secret_access_key, environ)
+        return self if key is None else replace(self, access_key_id=key[0], secret_access_key=key[1])
+
+    @property
+    def bucket_server(self) -> dict[str, str]:
+        """The fields given of those that say where the bucket is, with their flags."""
+        fields = ("endpoint", "region", "access_key_id", "secret_access_key", "path_style")
+        return {name: f"--{name.replace('_', '-')}" for name in fields if getattr(self, name) is not None}
+
+    @property
+    def warning(self) -> str | None:
+        """What is allowed, and hardly meant."""
+        if self.filepath and "$" not in self.filepath:
+            return (
+                f"--filepath is {self.filepath!r}, without a variable: all files go into one folder. (A shell "
+                "takes variables away unless they stand in single quotes: '${date}'.)"
+            )
+        return None
 
 
 def in_words_of_flags(error: ApiError) -> ApiError:
-    """`error` with the flag in place of the field that the server names at the beginning."""
-    field, space, rest = str(error).partition(" ")
-    flag = _FLAG_OF_FIELD.get(re.sub(r"\[\d+\]$", "", field))
-    if flag is None:
+    """`error` with flags in place of the fields that the server names."""
+    place, space, rest = str(error).partition(" ")
+    flag = _FLAG_OF_FIELD.get(re.sub(r"\[\d+\]$", "", place))
+    if flag is None and not place.startswith("destination"):
         return error
-    return ApiError(f"{flag}{space}{rest}", status=error.status, code=error.code)
+    rest = _FLAGS_INSIDE.sub(lambda match: f"--{match[1].replace('_', '-')}", rest)
+    return ApiError(f"{flag or place}{space}{rest}", status=error.status, code=error.code)
 
 
 def split_origins(values: Iterable[str]) -> tuple[str, ...]:
@@ -81,6 +135,11 @@ def describe(name: str, flags: Flags) -> Json:
     """The body that creates a pipeline: the defaults with the flags merged in. `bucket` must be given."""
     if not flags.bucket:
         raise CliError("a pipeline needs a bucket for its files: pass --bucket")
+    if flags.endpoint is not None and flags.access_key_id is None:
+        raise WrongFlag(
+            "--endpoint needs a key: pass --access-key-id, and set PENSTOCK_S3_SECRET_ACCESS_KEY or pass "
+            "--secret-access-key."
+        )
     defaults: Json = {
         "name": name,
         "metadata": {},
@@ -114,6 +173,11 @@ def merge(pipeline: Json, flags: Flags) -> Json:
         path["bucket"] = flags.bucket
     if flags.prefix is not None:
         path["prefix"] = flags.prefix
+    if flags.filepath is not None:
+        path["filepath"] = flags.filepath
+    if flags.filename is not None:
+        path["filename"] = flags.filename
+    _merge_bucket_server(destination, flags)
     if flags.batch_max_mb is not None:
         batch["max_bytes"] = round(flags.batch_max_mb * BYTES_PER_MB)
     if flags.batch_max_rows is not None:
@@ -122,6 +186,9 @@ def merge(pipeline: Json, flags: Flags) -> Json:
         batch["max_duration_s"] = _number(flags.batch_max_seconds)
     if flags.compression is not None:
         destination["compression"] = {"type": flags.compression}
+    _merge_partition_time(destination, flags)
+    if flags.transforms is not None:
+        merged["transforms"] = [{"name": name} for name in flags.transforms]
     if flags.shard_count is not None:
         # Some servers answer with `"metadata": null`.
         merged["metadata"] = {**(merged.get("metadata") or {}), "shards": flags.shard_count}
@@ -132,6 +199,39 @@ def merge(pipeline: Json, flags: Flags) -> Json:
     if flags.cors_origins is not None:
         _http_source(merged, "--cors-origins")["cors"] = {"origins": list(flags.cors_origins)}
     return merged
+
+
+def _merge_bucket_server(destination: Json, flags: Flags) -> None:
+    if flags.local:
+        destination["credentials"] = None
+    given = flags.bucket_server
+    if not given:
+        return
+    known = destination.get("credentials") or {}
+    if flags.endpoint is not None and flags.endpoint.rstrip("/") != known.get("endpoint"):
+        # Region and path style were those of another server.
+        known = {}
+    elif not known:
+        raise WrongFlag(
+            f"{next(iter(given.values()))} needs --endpoint: without one the files go into a folder of the server."
+        )
+    destination["credentials"] = {**known, **{name: getattr(flags, name) for name in given}}
+
+
+def _merge_partition_time(destination: Json, flags: Flags) -> None:
+    if flags.no_partition_by:
+        destination.pop("partition_time", None)
+    changes = {
+        name: value
+        for name, value in (("field", flags.partition_by), ("format", flags.partition_format))
+        if value is not None
+    }
+    if not changes:
+        return
+    known = destination.get("partition_time")
+    if not known and flags.partition_by is None:
+        raise WrongFlag("--partition-format needs --partition-by.")
+    destination["partition_time"] = {**(known or {}), **changes}
 
 
 def requires_http_auth(pipeline: Json) -> bool:

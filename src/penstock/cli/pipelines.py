@@ -1,28 +1,79 @@
-"""`penstock pipelines create | list | get | update | delete`, in wrangler's words."""
+"""`penstock pipelines create | list | get | update | delete | deployments`, in wrangler's words."""
 
 from __future__ import annotations
 
 import os
 import shlex
-from enum import StrEnum
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from penstock.base.limits import BATCH_SECONDS_MAX_DEFAULT
 from penstock.cli import output
-from penstock.cli.errors import ApiError
+from penstock.cli.errors import ApiError, CliError, WrongFlag
 from penstock.cli.options import DATA_DIR_DEFAULT, AccountId, AsJson, DataDir, Token, Url
 from penstock.cli.own_command import data_dir_flag, own_command
-from penstock.cli.pipeline_settings import (
-    BYTES_PER_MB,
-    Flags,
-    describe,
-    in_words_of_flags,
-    merge,
-    requires_http_auth,
-    split_origins,
+from penstock.cli.pipeline_flags import (
+    AccessKeyId,
+    AccessKeyIdChange,
+    BatchMaxMb,
+    BatchMaxMbChange,
+    BatchMaxRows,
+    BatchMaxRowsChange,
+    BatchMaxSeconds,
+    BatchMaxSecondsChange,
+    Bucket,
+    BucketChange,
+    CompressionChange,
+    CompressionOption,
+    CorsOrigins,
+    CorsOriginsChange,
+    Endpoint,
+    EndpointChange,
+    Filename,
+    FilenameChange,
+    Filepath,
+    FilepathChange,
+    LocalChange,
+    NoPartitionByChange,
+    NoTransformsChange,
+    PartitionBy,
+    PartitionByChange,
+    PartitionFormat,
+    PartitionFormatChange,
+    PathStyle,
+    PathStyleChange,
+    Prefix,
+    PrefixChange,
+    Region,
+    RegionChange,
+    RequireHttpAuth,
+    RequireHttpAuthChange,
+    SecretAccessKey,
+    SecretAccessKeyChange,
+    ShardCount,
+    ShardCountChange,
+    Sources,
+    SourcesChange,
+    TransformNames,
+    TransformNamesChange,
+    flags_of,
+    read_flags,
+)
+from penstock.cli.pipeline_settings import Flags, describe, in_words_of_flags, merge, requires_http_auth
+from penstock.cli.pipeline_view import (
+    DEPLOYMENT_COLUMNS,
+    DEPLOYMENT_NUMBERS,
+    SHARD_COLUMNS,
+    SHARD_NUMBERS,
+    deployment_rows,
+    first_file,
+    has_http,
+    settings_rows,
+    shard_rows,
+    trouble,
+    waiting,
 )
 from penstock.cli.target import read_target, read_token
 
@@ -30,112 +81,34 @@ Json = dict[str, Any]
 
 app = typer.Typer(help="Make, look at, change and delete pipelines.", no_args_is_help=True)
 
-
-class Source(StrEnum):
-    http = "http"
-    binding = "binding"
-
-
-class Compression(StrEnum):
-    none = "none"
-    gzip = "gzip"
-
-
 NewName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the pipeline: letters, digits and hyphens.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the pipeline, or its id.")]
 
 
-class _Flag:
-    """A flag of `create`, with its default, and of `update`, where what is not given is unchanged."""
-
-    def __init__(self, *names: str, help: str, default: str | None, metavar: str | None = None) -> None:
-        self._names, self._help, self._default, self._metavar = names, help, default, metavar
-
-    def created(self) -> Any:
-        return self._option(self._default)
-
-    def changed(self) -> Any:
-        return self._option("unchanged")
-
-    def _option(self, default: str | None) -> Any:
-        return typer.Option(*self._names, help=self._help, metavar=self._metavar, show_default=default or False)
-
-
-_BUCKET = _Flag("--bucket", "--r2-bucket", help="Bucket that the files go to.", default=None, metavar="BUCKET")
-_PREFIX = _Flag("--prefix", "--r2-prefix", help="Folder inside the bucket.", default="none", metavar="FOLDER")
-_BATCH_MAX_MB = _Flag(
-    "--batch-max-mb", help="A file is due at this size, in megabytes (up to 100).", default="100", metavar="MB"
-)
-_BATCH_MAX_ROWS = _Flag(
-    "--batch-max-rows",
-    help="A file is due at this many records (up to 10,000,000).",
-    default="10,000,000",
-    metavar="COUNT",
-)
-_BATCH_MAX_SECONDS = _Flag(
-    "--batch-max-seconds",
-    help="A file is due at this age, in seconds (0.25 to 300).",
-    default="300",
-    metavar="SECONDS",
-)
-_COMPRESSION = _Flag("--compression", help="Compression of the files.", default="gzip")
-_REQUIRE_HTTP_AUTH = _Flag(
-    "--require-http-auth/--no-require-http-auth",
-    help="Whether the ingest endpoint wants a token.",
-    default="it does not",
-)
-_SHARD_COUNT = _Flag(
-    "--shard-count",
-    help="Shards that take records in parallel (1 to 15).",
-    default="one per executor, at least 2",
-    metavar="COUNT",
-)
-_SOURCE = _Flag("--source", help="Where records come from; repeat it for both.", default="both")
-_CORS_ORIGINS = _Flag(
-    "--cors-origins",
-    help="Origins whose web pages may see the endpoint's answers, '*' for any; repeat it or put commas between.",
-    default="none",
-    metavar="ORIGINS",
-)
-
-Bucket = Annotated[str, _BUCKET.created()]
-BucketChange = Annotated[str | None, _BUCKET.changed()]
-Prefix = Annotated[str | None, _PREFIX.created()]
-PrefixChange = Annotated[str | None, _PREFIX.changed()]
-BatchMaxMb = Annotated[float | None, _BATCH_MAX_MB.created()]
-BatchMaxMbChange = Annotated[float | None, _BATCH_MAX_MB.changed()]
-BatchMaxRows = Annotated[int | None, _BATCH_MAX_ROWS.created()]
-BatchMaxRowsChange = Annotated[int | None, _BATCH_MAX_ROWS.changed()]
-BatchMaxSeconds = Annotated[float | None, _BATCH_MAX_SECONDS.created()]
-BatchMaxSecondsChange = Annotated[float | None, _BATCH_MAX_SECONDS.changed()]
-CompressionOption = Annotated[Compression | None, _COMPRESSION.created()]
-CompressionChange = Annotated[Compression | None, _COMPRESSION.changed()]
-RequireHttpAuth = Annotated[bool | None, _REQUIRE_HTTP_AUTH.created()]
-RequireHttpAuthChange = Annotated[bool | None, _REQUIRE_HTTP_AUTH.changed()]
-ShardCount = Annotated[int | None, _SHARD_COUNT.created()]
-ShardCountChange = Annotated[int | None, _SHARD_COUNT.changed()]
-Sources = Annotated[list[Source] | None, _SOURCE.created()]
-SourcesChange = Annotated[list[Source] | None, _SOURCE.changed()]
-CorsOrigins = Annotated[list[str] | None, _CORS_ORIGINS.created()]
-CorsOriginsChange = Annotated[list[str] | None, _CORS_ORIGINS.changed()]
-
-#: A first file that takes longer than this is worth a word about making it sooner.
-_SOON_SECONDS = 10
-
-
 @app.command()
 def create(
+    context: typer.Context,
     name: NewName,
     bucket: Bucket,
     prefix: Prefix = None,
+    filepath: Filepath = None,
+    filename: Filename = None,
+    endpoint: Endpoint = None,
+    region: Region = None,
+    access_key_id: AccessKeyId = None,
+    secret_access_key: SecretAccessKey = None,
+    path_style: PathStyle = None,
     batch_max_mb: BatchMaxMb = None,
     batch_max_rows: BatchMaxRows = None,
     batch_max_seconds: BatchMaxSeconds = None,
     compression: CompressionOption = None,
+    partition_by: PartitionBy = None,
+    partition_format: PartitionFormat = None,
+    transform: TransformNames = None,
     require_http_auth: RequireHttpAuth = None,
-    shard_count: ShardCount = None,
-    source: Sources = None,
     cors_origins: CorsOrigins = None,
+    source: Sources = None,
+    shard_count: ShardCount = None,
     json: AsJson = False,
     url: Url = None,
     account_id: AccountId = None,
@@ -143,21 +116,9 @@ def create(
     data_dir: DataDir = DATA_DIR_DEFAULT,
 ) -> None:
     """Make a pipeline: an HTTP endpoint whose records arrive as files in a bucket."""
-    flags = Flags(
-        bucket=bucket,
-        prefix=prefix,
-        batch_max_mb=batch_max_mb,
-        batch_max_rows=batch_max_rows,
-        batch_max_seconds=batch_max_seconds,
-        compression=compression.value if compression else None,
-        require_http_auth=require_http_auth,
-        shard_count=shard_count,
-        sources=tuple(kind.value for kind in source or ()),
-        cors_origins=None if cors_origins is None else split_origins(cors_origins),
-    )
-    flags.check()
-    server = _Server(url, account_id, token, data_dir)
+    flags = _checked(read_flags(context.params))
     body = describe(name, flags)
+    server = _Server(url, account_id, token, data_dir)
     output.progress(f'🌀 Creating pipeline named "{name}"')
     try:
         pipeline = server.client.create_pipeline(body)
@@ -168,8 +129,8 @@ def create(
         return
     typer.echo(f"✅ Created pipeline {name} with ID {pipeline.get('id')}\n")
     _show(pipeline, server)
-    if _has_http(pipeline):
-        typer.echo(f"{_first_file(pipeline)}\n")
+    if has_http(pipeline):
+        typer.echo(f"{first_file(pipeline)}\n")
 
 
 @app.command("list")
@@ -204,13 +165,13 @@ def get(
     token: Token = None,
     data_dir: DataDir = DATA_DIR_DEFAULT,
 ) -> None:
-    """Show the settings of a pipeline."""
+    """Show a pipeline: its settings, whether its files get where they should, what waits in which shard."""
     server = _Server(url, account_id, token, data_dir)
     pipeline = server.client.get_pipeline(name)
     if json:
         output.print_json(pipeline)
-    else:
-        _show(pipeline, server)
+        return
+    _show(pipeline, server, shard_rows(pipeline))
 
 
 @app.command()
@@ -219,14 +180,27 @@ def update(
     name: Name,
     bucket: BucketChange = None,
     prefix: PrefixChange = None,
+    filepath: FilepathChange = None,
+    filename: FilenameChange = None,
+    endpoint: EndpointChange = None,
+    region: RegionChange = None,
+    access_key_id: AccessKeyIdChange = None,
+    secret_access_key: SecretAccessKeyChange = None,
+    path_style: PathStyleChange = None,
+    local: LocalChange = False,
     batch_max_mb: BatchMaxMbChange = None,
     batch_max_rows: BatchMaxRowsChange = None,
     batch_max_seconds: BatchMaxSecondsChange = None,
     compression: CompressionChange = None,
+    partition_by: PartitionByChange = None,
+    partition_format: PartitionFormatChange = None,
+    no_partition_by: NoPartitionByChange = False,
+    transform: TransformNamesChange = None,
+    no_transforms: NoTransformsChange = False,
     require_http_auth: RequireHttpAuthChange = None,
-    shard_count: ShardCountChange = None,
-    source: SourcesChange = None,
     cors_origins: CorsOriginsChange = None,
+    source: SourcesChange = None,
+    shard_count: ShardCountChange = None,
     json: AsJson = False,
     url: Url = None,
     account_id: AccountId = None,
@@ -234,21 +208,10 @@ def update(
     data_dir: DataDir = DATA_DIR_DEFAULT,
 ) -> None:
     """Change what the flags name and leave the rest; no record is lost on the way."""
-    flags = Flags(
-        bucket=bucket,
-        prefix=prefix,
-        batch_max_mb=batch_max_mb,
-        batch_max_rows=batch_max_rows,
-        batch_max_seconds=batch_max_seconds,
-        compression=compression.value if compression else None,
-        require_http_auth=require_http_auth,
-        shard_count=shard_count,
-        sources=tuple(kind.value for kind in source or ()),
-        cors_origins=None if cors_origins is None else split_origins(cors_origins),
-    )
+    flags = read_flags(context.params)
     if flags == Flags():
-        raise typer.BadParameter(f"nothing to change: pass at least one of {_flags_of_update(context)}")
-    flags.check()
+        raise typer.BadParameter(f"nothing to change: pass at least one of {flags_of(context)}")
+    flags = _checked(flags)
     server = _Server(url, account_id, token, data_dir)
     output.progress(f'🌀 Updating pipeline "{name}"')
     found = server.client.get_pipeline(name)
@@ -266,7 +229,7 @@ def update(
 
 
 @app.command()
-def delete(
+def deployments(
     name: Name,
     json: AsJson = False,
     url: Url = None,
@@ -274,8 +237,37 @@ def delete(
     token: Token = None,
     data_dir: DataDir = DATA_DIR_DEFAULT,
 ) -> None:
-    """Delete a pipeline: its endpoint closes, its files stay."""
-    name, result = _Server(url, account_id, token, data_dir).client.delete_pipeline(name)
+    """Show the versions of a pipeline: which takes records, which still deliver theirs, what each changed."""
+    found = _Server(url, account_id, token, data_dir).client.list_deployments(name)
+    if json:
+        output.print_json(found)
+    else:
+        output.print_table(DEPLOYMENT_COLUMNS, deployment_rows(found), right=DEPLOYMENT_NUMBERS)
+
+
+@app.command()
+def delete(
+    name: Name,
+    discard: Annotated[
+        bool, typer.Option("--discard", help="Lose the records that are in no file yet; do not deliver them.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask whether to discard.")] = False,
+    json: AsJson = False,
+    url: Url = None,
+    account_id: AccountId = None,
+    token: Token = None,
+    data_dir: DataDir = DATA_DIR_DEFAULT,
+) -> None:
+    """Delete a pipeline: its endpoint closes, records that wait are delivered, its files stay."""
+    client = _Server(url, account_id, token, data_dir).client
+    if discard and not yes:
+        if not sys.stdin.isatty():
+            raise WrongFlag("--discard loses records: pass --yes as well where nobody can be asked.")
+        found = client.get_pipeline(name)
+        name, lost = str(found.get("name", name)), waiting(found)
+        if not typer.confirm(f"Delete {name} and lose {lost} that are in no file yet?", err=True):
+            raise CliError("nothing was deleted")
+    name, result = client.delete_pipeline(name, discard=discard)
     if json:
         output.print_json(result)
     else:
@@ -320,74 +312,22 @@ class _Server:
         return " (PENSTOCK_TOKEN is to hold the token that you gave)" if self._origin == "--token" else ""
 
 
-def _flags_of_update(context: typer.Context) -> str:
-    """The flags that change something, as `--help` lists them."""
-    names = [parameter.opts[0] for parameter in context.command.params if parameter.name in Flags.__slots__]
-    return ", ".join([*names, "--source"])
+def _checked(flags: Flags) -> Flags:
+    """The flags, with the key of an S3 server from the environment if it is not among them."""
+    flags = flags.with_key(os.environ)
+    flags.check()
+    if flags.warning:
+        output.progress(flags.warning)
+    return flags
 
 
-def _has_http(pipeline: Json) -> bool:
-    return any(source.get("type") == "http" for source in pipeline.get("source") or [])
-
-
-def _show(pipeline: Json, server: _Server) -> None:
-    output.print_settings(_settings(pipeline))
-    if _has_http(pipeline):
+def _show(pipeline: Json, server: _Server, shards: list[list[str]] | None = None) -> None:
+    output.print_settings(settings_rows(pipeline))
+    if (text := trouble(pipeline)) is not None:
+        typer.echo(f"\n{text}")
+    if shards:
+        typer.echo()
+        output.print_table(SHARD_COLUMNS, shards, right=SHARD_NUMBERS, indent=2)
+    if has_http(pipeline):
         note = server.token_note() if requires_http_auth(pipeline) else ""
         typer.echo(f"\nSend records to it{note}:\n\n  {curl_line(pipeline, token=server.shell_token)}\n")
-
-
-def _first_file(pipeline: Json) -> str:
-    """When and where the first file appears. The command knows the API alone, so the folder is the server's."""
-    destination = pipeline.get("destination") or {}
-    seconds = (destination.get("batch") or {}).get("max_duration_s", BATCH_SECONDS_MAX_DEFAULT)
-    sooner = f"; --batch-max-seconds {_SOON_SECONDS} shows it sooner" if seconds > _SOON_SECONDS else ""
-    return (
-        f"The first file appears within {seconds:g} s of the first record, in buckets/{_place(destination)} in the "
-        f"server's data directory{sooner}."
-    )
-
-
-def _place(destination: Json) -> str:
-    path = destination.get("path") or {}
-    return "/".join(str(part).strip("/") for part in (path.get("bucket"), path.get("prefix")) if part)
-
-
-def _settings(pipeline: Json) -> list[tuple[str, str]]:
-    """The settings in the order in which a record meets them. What the server left out is left out."""
-    sources = pipeline.get("source") or []
-    destination = pipeline.get("destination") or {}
-    batch = destination.get("batch") or {}
-    shards = (pipeline.get("metadata") or {}).get("shards")
-    rows: list[tuple[str, Any]] = [
-        ("Id", pipeline.get("id")),
-        ("Name", pipeline.get("name")),
-        ("Version", pipeline.get("version")),
-        ("Endpoint", pipeline.get("endpoint")),
-        ("Sources", ", ".join(str(source.get("type")) for source in sources)),
-        ("Authentication", "on" if requires_http_auth(pipeline) else "off"),
-        ("CORS origins", ", ".join(_cors_origins(pipeline))),
-        ("Shards", shards),
-        ("Format", destination.get("format")),
-        ("Destination", _place(destination)),
-        ("Compression", (destination.get("compression") or {}).get("type")),
-        ("Batch hints", _batch(batch)),
-    ]
-    return [(label, str(value)) for label, value in rows if value not in (None, "")]
-
-
-def _cors_origins(pipeline: Json) -> list[str]:
-    return [
-        str(o) for source in pipeline.get("source") or [] for o in (source.get("cors") or {}).get("origins") or []
-    ]
-
-
-def _batch(batch: Json) -> str:
-    parts = []
-    if (size := batch.get("max_bytes")) is not None:
-        parts.append(f"{size / BYTES_PER_MB:g} MB")
-    if (seconds := batch.get("max_duration_s")) is not None:
-        parts.append(f"{seconds:g} s")
-    if (rows := batch.get("max_rows")) is not None:
-        parts.append(f"{rows:,} records")
-    return ", ".join(parts) + (", whichever comes first" if len(parts) > 1 else "")

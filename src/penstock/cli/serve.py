@@ -101,6 +101,14 @@ def serve(
             help="The key that opens the credentials of buckets elsewhere. Made by the first start.",
         ),
     ] = None,
+    blocked_seconds_max: Annotated[
+        float,
+        typer.Option(
+            envvar="PENSTOCK_BLOCKED_SECONDS_MAX",
+            min=0,
+            help="An executor that an object's code holds up for so long is ended and started again; 0 = never.",
+        ),
+    ] = 60.0,
     log_format: Annotated[
         LogFormat | None,
         typer.Option(
@@ -176,7 +184,9 @@ def serve(
     terminal = sys.stderr is not None and sys.stderr.isatty()
     log_format = log_format or (LogFormat.console if terminal else LogFormat.json)
     if terminal and log_format is LogFormat.console:
-        _speak_plainly(data_dir)
+        _speak_plainly(
+            data_dir, [cls.__name__ for cls in application["application"].classes] if application else []
+        )
     try:
         limits = Limits(
             body_bytes_max=body_bytes_max,
@@ -199,27 +209,36 @@ def serve(
         executors=executors or _cores(),
         drain_seconds=drain_seconds,
         secret_key_file=secret_key_file,
+        blocked_seconds_max=blocked_seconds_max,
         log_format=log_format.value,
         limits=limits,
     )
     raise typer.Exit(run(settings))
 
 
-def _speak_plainly(data_dir: Path) -> None:
+def _speak_plainly(data_dir: Path, class_names: list[str]) -> None:
     """At a terminal: where to go on once the server is ready, and why it did not start, not as log lines."""
     from penstock.server.logs import Fields, put_plainly
 
     # The default is found in the folder that the server was started in, any other place from anywhere.
     here = data_dir == DATA_DIR_DEFAULT
     where, flag = (", in this folder", "") if here else ("", data_dir_flag(data_dir))
-    next_steps = (
-        f"\nCredentials for the API are in {data_dir / CREDENTIALS_FILE}.\n"
-        f"Next, in another terminal{where}: "
-        f"{own_command()} pipelines create my-pipeline --bucket my-bucket{flag}\n"
-    )
+    command = own_command()
+
+    def next_steps(url: object) -> str:
+        if not class_names:
+            return f"{command} pipelines create my-pipeline --bucket my-bucket{flag}"
+        name = class_names[0]
+        return (
+            f'\n  curl -H "Authorization: Bearer $({command} token{flag})" {url}/objects/{name}/my-name/\n'
+            f"  {command} objects list {name}{flag}"
+        )
 
     def on_ready(line: str, fields: Fields) -> str:
-        return f"{line}\n{next_steps}"
+        return (
+            f"{line}\n\nCredentials for the API are in {data_dir / CREDENTIALS_FILE}.\n"
+            f"Next, in another terminal{where}: {next_steps(fields.get('url'))}\n"
+        )
 
     def on_cannot_start(line: str, fields: Fields) -> str:
         return output.error_line(str(fields.get("error")))

@@ -30,6 +30,11 @@ def format_bytes(count: int) -> str:
         scale = _UNITS[unit.lower()]
         if count >= scale and count % scale == 0:
             return f"{count // scale}{unit}"
+    return format_measured(count)
+
+
+def format_measured(count: int) -> str:
+    """A size that nobody chose, with one decimal (`1.3 kB`), so that a column of them can be compared."""
     for unit, scale in (("GB", 1000**3), ("MB", 1000**2), ("kB", 1000)):
         if count >= scale:
             return f"{count / scale:.1f} {unit}"

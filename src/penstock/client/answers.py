@@ -20,6 +20,7 @@ from penstock.base.errors import (
     TooLarge,
     Unauthenticated,
     Unavailable,
+    Unprocessable,
 )
 from penstock.client.retry import retry_after_ms
 
@@ -30,6 +31,7 @@ _KINDS: dict[int, type[PenstockError]] = {
     408: Unavailable,
     409: Conflict,
     413: TooLarge,
+    422: Unprocessable,
     429: Overloaded,
     500: Internal,
     507: StorageFull,

@@ -22,6 +22,7 @@ from starlette.types import Scope as AsgiScope
 from penstock.base.clock import Clock
 from penstock.base.errors import Internal, Invalid, PenstockError, TooLarge
 from penstock.base.limits import Limits
+from penstock.base.request_id import bind_request_id
 from penstock.http.auth import Authenticator, require_cover
 from penstock.http.errors import headers_of, public, status_of
 from penstock.http.request_id import RequestIds
@@ -112,6 +113,7 @@ class Control:
     def _framed(self, endpoint: Endpoint) -> Handler:
         async def handle(request: Request) -> Response:
             request_id = self._ids.next().decode()
+            bind_request_id(request_id)
             started_ms = self._clock.elapsed_ms()
             response = await self._answer(endpoint, request, request_id)
             response.headers["x-request-id"] = request_id
@@ -138,10 +140,10 @@ class Control:
             return await endpoint.handler(request)
         except PenstockError as error:
             log.info("request_refused", reason=error.kind, error=error.message, request_id=request_id)
-            return error_envelope(public(error))
+            return error_envelope(public(error, request_id))
         except Exception as error:
             log.exception("request_failed", path=request.url.path, request_id=request_id)
-            return error_envelope(public(Internal(repr(error))))
+            return error_envelope(public(Internal(repr(error)), request_id))
 
     def _methods_of(self, scope: AsgiScope) -> list[str]:
         """What the path of a request may be asked with. (Starlette itself names the methods of one route only.)"""

@@ -47,10 +47,10 @@ class UnsupportedEncoding(HttpOnly):
     status = 415
 
 
-def public(error: PenstockError) -> PenstockError:
+def public(error: PenstockError, request_id: str) -> PenstockError:
     """What a client is told. The text of a bug or of damage is for the log: it may hold anything."""
     if isinstance(error, (Internal, Corrupt)):
-        return Internal("Something went wrong; the server's log has the details under this request id.")
+        return Internal(f"Something went wrong; the server's log has the details under request id {request_id}.")
     return error
 
 

@@ -32,6 +32,7 @@ from penstock.http.inflight import Inflight, InflightShare
 from penstock.http.ingest_body import IngestBodies
 from penstock.http.ingest_head import IngestHead, read_head
 from penstock.http.request_id import RequestIds
+from penstock.http.turns import Turns
 from penstock.pipelines.broker import Broker, Route
 from penstock.pipelines.records import parse_batch
 from penstock.storage.disk_guard import DiskGuard
@@ -67,6 +68,7 @@ class Ingest:
         self._bodies = IngestBodies(limits.body_bytes_max, clock)
         self._inflight = inflight
         self._ids = ids
+        self._turns = Turns(clock)
 
     async def handle(self, pipeline: str, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request for the pipeline of this id."""
@@ -88,13 +90,13 @@ class Ingest:
             self._refused(error.kind, pipeline, request_id, error.message)
             if isinstance(error, TooLargeAndUnread):
                 await discard_body(scope, receive)
-            await send_error(send, public(error), request_id, visible)
+            await send_error(send, public(error, request_id.decode()), request_id, visible)
             return
         except Exception as error:
             log.exception("ingest_failed", pipeline=pipeline[:64], request_id=request_id.decode())
             bug = Internal(repr(error))
             self._refused(bug.kind, pipeline, request_id, bug.message)
-            await send_error(send, public(bug), request_id, visible)
+            await send_error(send, public(bug, request_id.decode()), request_id, visible)
             return
         body = b'{"success":true,"result":{"committed":%d}}' % records
         await send_json(send, 200, body, [*visible, (b"x-request-id", request_id)])
@@ -114,7 +116,7 @@ class Ingest:
         self._bodies.check_size(head.length or 0, unread=True)
         route = await self._admitted(pipeline, head.authorization)
         self._guard.check()
-        with InflightShare(self._inflight) as share:
+        with InflightShare(self._inflight, pipeline) as share:
             body = await self._bodies.receive(receive, share)
             if coding is not None:
                 body = await self._bodies.inflated(coding, body, share)
@@ -139,6 +141,7 @@ class Ingest:
     async def _store(
         self, pipeline: str, route: Route, authorization: str | None, key: str | None, body: bytes | bytearray
     ) -> int:
+        await self._turns.take(pipeline)
         batch = parse_batch(body)
         try:
             records = await self._broker.send(route, batch, key)

@@ -51,8 +51,8 @@ def _one(name: str, kind: Kind, help: str, value: float) -> Family:
     return Family(name, kind, help, [({}, float(value))])
 
 
-def _by_reason(refused: dict[str, int]) -> list[tuple[dict[str, str], float]]:
-    return [({"reason": reason}, float(count)) for reason, count in sorted(refused.items())]
+def _by_reason(counts: dict[str, int]) -> list[tuple[dict[str, str], float]]:
+    return [({"reason": reason}, float(count)) for reason, count in sorted(counts.items())]
 
 
 def collect(
@@ -63,6 +63,7 @@ def collect(
     guard: DiskGuard,
     inflight: Inflight,
     object_requests: ObjectRequestStatistics,
+    blocked_seconds: float,
 ) -> list[Family]:
     """This executor's numbers."""
     objects = runtime.statistics
@@ -81,6 +82,12 @@ def collect(
         _one("penstock_files_delivered", "counter", "Files delivered to buckets.", pipelines.files),
         _one("penstock_files_delivered_bytes", "counter", "Bytes of files delivered.", pipelines.file_bytes),
         _one("penstock_records_delivered", "counter", "Records delivered in files.", pipelines.delivered_records),
+        Family(
+            "penstock_records_dead",
+            "counter",
+            "Records delivered in dead-letter files, by reason.",
+            _by_reason(pipelines.dead_reasons),
+        ),
         _one(
             "penstock_delivery_failures",
             "counter",
@@ -132,6 +139,12 @@ def collect(
         _one("penstock_alarm_failures", "counter", "Alarm handlers that raised.", objects.alarm_failures),
         _one("penstock_alarms_given_up", "counter", "Alarms that failed for good.", objects.alarms_given_up),
         _one("penstock_disk_free_bytes", "gauge", "Free space of the data directory.", guard.free_bytes),
+        _one(
+            "penstock_executor_blocked_seconds",
+            "counter",
+            "Time in which one object's code, or whatever else, held up all others for 3 s or more.",
+            blocked_seconds,
+        ),
         _one("penstock_resident_memory_bytes_max", "gauge", "Peak resident memory.", resident),
     ]
 

@@ -17,6 +17,7 @@ from penstock.apps import Application, Headers, Request, Response
 from penstock.apps.application import UserClass, has_fetch
 from penstock.base.errors import Internal, Invalid, NotFound, PenstockError, TooLarge
 from penstock.base.limits import OBJECT_NAME_BYTES_MAX, Limits
+from penstock.base.request_id import bind_request_id
 from penstock.http.asgi import (
     ClientGone,
     RawHeaders,
@@ -37,6 +38,9 @@ from penstock.http.inflight import Inflight
 from penstock.http.request_id import RequestIds
 from penstock.objects import Runtime
 from penstock.storage.disk_guard import DiskGuard
+
+#: What bodies of requests to objects count as, among those of pipelines.
+_OWNER = "objects"
 
 log = structlog.get_logger("penstock.http")
 
@@ -118,6 +122,7 @@ class ObjectRequests:
         """Answer one request whose path starts with `PREFIX`."""
         self.statistics.requests += 1
         request_id = self._ids.next()
+        bind_request_id(request_id.decode())
         try:
             status, body, headers = _rendered(await self._fetch(scope, receive))
         except ClientGone:
@@ -127,12 +132,12 @@ class ObjectRequests:
             self._refused(error.kind, error.message, request_id)
             if isinstance(error, TooLargeAndUnread):
                 await discard_body(scope, receive)
-            await send_error(send, public(error), request_id)
+            await send_error(send, public(error, request_id.decode()), request_id)
             return
         except Exception as error:
             log.exception("request_failed", path=scope["path"][:200], request_id=request_id.decode())
             self._refused("internal", repr(error), request_id)
-            await send_error(send, public(Internal(repr(error))), request_id)
+            await send_error(send, public(Internal(repr(error)), request_id.decode()), request_id)
             return
         await send_answer(send, status, body, [*headers, (b"x-request-id", request_id)])
 
@@ -158,7 +163,7 @@ class ObjectRequests:
             while more:
                 piece, more = await receive_piece(receive)
                 body += piece
-                self._inflight.add(len(piece))
+                self._inflight.add(_OWNER, len(piece))
                 self._refuse_if_too_large(len(body), unread=more)
             query_string = scope["query_string"].decode("latin-1")
             request = Request(scope["method"], address.path, query_string, headers, bytes(body))
@@ -166,7 +171,7 @@ class ObjectRequests:
             response: Response = await stub.fetch(request)
             return response
         finally:
-            self._inflight.remove(len(body))
+            self._inflight.remove(_OWNER, len(body))
 
     def _refuse_if_too_large(self, size: int, *, unread: bool) -> None:
         if size > self._limits.body_bytes_max:

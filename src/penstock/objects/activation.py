@@ -16,7 +16,6 @@ import enum
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -24,17 +23,26 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import structlog
 
 from penstock.base.errors import Fenced, Internal, ObjectFailed, Overloaded, PenstockError, Unavailable
-from penstock.base.limits import BLOCK_CONCURRENCY_MS_MAX, WAIT_UNTIL_MAX, WAIT_UNTIL_MS_MAX
-from penstock.objects.alarm import Alarm, is_counted, must_index_before_commit, on_fired, on_handler_failed
-from penstock.objects.committer import Committer, FirstOfAll
-from penstock.objects.durable_object import AlarmInfo, Context, DurableObject, GatedBuckets, ObjectAborted
+from penstock.base.limits import (
+    ALARM_MS_MAX,
+    BLOCK_CONCURRENCY_MS_MAX,
+    CALLS_WAITING_MAX,
+    WAIT_UNTIL_MAX,
+    WAIT_UNTIL_MS_MAX,
+)
+from penstock.objects.buckets import GatedBuckets
+from penstock.objects.committer import Committer
+from penstock.objects.durable_object import AlarmInfo, Context, DurableObject, ObjectAborted
 from penstock.objects.gate import InputGate
 from penstock.objects.identity import ObjectId
 from penstock.objects.inscription import note_identity
+from penstock.objects.misuse import is_unmeant
+from penstock.objects.object_alarm import ObjectAlarm
 from penstock.objects.object_stream import ObjectStream
 from penstock.objects.remote import IMMUTABLE, passed_on
 from penstock.objects.storage import ObjectStorage
-from penstock.objects.work import FAILURES, Work, resumed
+from penstock.objects.system_storage import SystemStorage
+from penstock.objects.work import Work, is_abort, is_from_outside, resumed
 from penstock.storage.database import Database
 from penstock.storage.relay import Commit
 
@@ -78,18 +86,13 @@ class Activation:
         self._running = 0
         self._background = 0
         self._work = Work()
-        #: The alarm that `alarm()` runs for.
-        self._firing: Alarm | None = None
         self._checkpointing = False
         #: Held by whatever works on the database beside the loop.
         self._beside = asyncio.Lock()
-        #: Time of this object's entry in the alarm index, as far as it is known to be durable.
-        self._indexed_ms: int | None = None
-        #: The last commit that changed the alarm.
-        self._alarm_position = 0
         self._database: Database | None = None
         self._committer: Committer
-        self._storage: ObjectStorage
+        self._storage: SystemStorage
+        self._alarm: ObjectAlarm
         self._object: DurableObject[Any]
         gate.shut()  # until it has started
 
@@ -106,28 +109,36 @@ class Activation:
                 self._ports.relay,
                 self.id.key,
                 self._runtime.tasks,
-                before_commit=self._before_commit,
+                before_commit=lambda: self._alarm.before_commit(),
                 on_commit=self._on_commit,
                 on_broken=self._on_broken,
             )
             self._check_still_starting()
-            self._storage = ObjectStorage(self._committer)
-            self._indexed_ms = self._runtime.alarms.indexed_ms(self.id)
+            self._storage = SystemStorage(self._committer)
+            self._alarm = ObjectAlarm(
+                self._runtime, self.id, self._storage, self._committer, self._as_penstock_error
+            )
             self._storage.create_tables()
-            self.id = note_identity(self._storage.execute, self.id)
+            self.id = self._alarm.id = note_identity(self._storage.execute, self.id)
             try:
                 self._object = build(self._context())
-            except FAILURES as error:
+            except BaseException as error:
+                if is_from_outside(error):
+                    raise
                 raise self._as_penstock_error(error, "start") from error
             await self._committer.wait_durable()
             self._check_still_starting()
             self.phase = Phase.ACTIVE
-        except Exception as error:  # noqa: BLE001 - whatever it was, it is what those who wait get
+        except Exception as error:
             self.refusal = self.refusal or (error if isinstance(error, PenstockError) else Internal(repr(error)))
             self.refusal.breaks_stub = True
-            log.warning("object_not_started", object=self.id.label, error=self.refusal.message)
+            cause = error.__cause__ or error
+            if is_unmeant(cause):
+                log.error("object_not_started", object=self.id.label, error=self.refusal.message, exc_info=cause)
+            else:
+                log.warning("object_not_started", object=self.id.label, error=self.refusal.message)
             if self.phase is Phase.STARTING:  # else it was closed meanwhile
-                self._runtime.note_failure(self.id, error.__cause__ or error)
+                self._runtime.note_failure(self.id, cause)
             self._runtime.discard(self, self.refusal)
         self._started.set()
         self.gate.unshut()
@@ -139,7 +150,7 @@ class Activation:
     def _context(self) -> Context:
         return Context(
             self.id,
-            self._storage,
+            ObjectStorage(self._storage, has_alarm=self._runtime.has_alarm(self.id.namespace)),
             clock=self._ports.clock,
             rng=self._ports.rng,
             buckets=GatedBuckets(self._ports.buckets, self._ports.s3, self._committer.wait_durable),
@@ -173,11 +184,6 @@ class Activation:
             and self._committer.is_settled
         )
 
-    @property
-    def last_used_ms(self) -> int:
-        """When the last call or alarm ended, as `Clock.elapsed_ms` counts."""
-        return self._ports.clock.elapsed_ms() - round((self._loop_time() - self.last_used_s) * 1000)
-
     def begin_end(self) -> bool:
         """Let no more calls in: they wait for the next activation. The caller then sees to `end`. False if that has
         been done before: somebody else sees to it."""
@@ -210,19 +216,33 @@ class Activation:
     # -- calls --------------------------------------------------------------------------------------------
 
     async def call(
-        self, method: str, args: tuple[Any, ...], *, streams: bool = False, inside: InputGate | None = None
+        self,
+        method: str,
+        args: tuple[Any, ...],
+        finish: Callable[[Any], Any],
+        *,
+        streams: bool = False,
+        inside: InputGate | None = None,
     ) -> Any:
-        """Run a method and give its result, once it may be seen. Raises `PenstockError`s only. `streams`: the
-        result is a stream, and an `ObjectStream` is given. `inside`: the gate that the call has passed already."""
+        """Run a method and give its result, once it may be seen. Raises `PenstockError`s only.
+
+        `finish` makes of the result what is given to the caller, a copy or bytes. It runs in the step in which the
+        method returns: while the result waits at the output gate the object goes on, and may change what it gave.
+        `streams`: `finish` gives a stream, and an `ObjectStream` is given. `inside`: the gate that the call has
+        passed already."""
         late = False
         if not self.gate.is_open and inside is not self.gate:
             if self.phase is Phase.ENDING:
                 late = self.awaits_next = True
+            if self.gate.waiting >= CALLS_WAITING_MAX:
+                raise Overloaded(
+                    f"{CALLS_WAITING_MAX} calls wait to enter {self.id.label}, which is the limit.", retry_after_s=1
+                )
             await self.gate.enter()
         if self.phase is not Phase.ACTIVE:
             if self.refusal is not None and not late:
                 raise self.refusal
-            return await self._runtime.call_next(self, method, args, streams=streams)
+            return await self._runtime.call_next(self, method, args, finish, streams=streams)
         self._running += 1
         try:
             result = getattr(self._object, method)(*args)
@@ -236,11 +256,14 @@ class Activation:
                     result = await self._work.run(resumed(result, waits_for))
             elif cls not in IMMUTABLE and inspect.isawaitable(result):
                 result = await self._work.run(result)
+            result = finish(result)
             held = self._committer.hold()
             if held is not None:
                 await held
-            return self._stream(aiter(result), method) if streams else result
-        except FAILURES as error:
+            return self._stream(result, method) if streams else result
+        except BaseException as error:
+            if is_from_outside(error):
+                raise
             raise await self._failure(error, method)
         finally:
             self._running -= 1
@@ -249,13 +272,13 @@ class Activation:
     async def _failure(self, error: BaseException, method: str) -> PenstockError:
         """What the caller gets for what the object's code raised, once it may be seen. An error tells about the
         object's state as a result does, so it waits like one. Raises the reason if the object broke."""
-        if not isinstance(error, Exception):
-            raise self._as_penstock_error(error, method)
+        # Before it waits: its text may show what is in memory.
+        failure = self._as_penstock_error(error, method)
         await self._committer.wait_durable()
-        if not isinstance(error, PenstockError):
+        if is_unmeant(error):
             log.error("object_method_failed", object=self.id.label, method=method, exc_info=error)
             self._runtime.note_failure(self.id, error)
-        return self._as_penstock_error(error, method)
+        return failure
 
     def _stream(self, source: AsyncIterator[bytes], method: str) -> ObjectStream:
         failure = partial(self._failure, method=method)
@@ -279,17 +302,27 @@ class Activation:
 
         async def run() -> None:
             try:
-                async with asyncio.timeout(BLOCK_CONCURRENCY_MS_MAX / 1000):
+                async with asyncio.timeout(BLOCK_CONCURRENCY_MS_MAX / 1000) as limit:
                     result = await self._work.run(work())
                 if not outcome.done():
                     outcome.set_result(result)
-            except FAILURES as error:
+            except BaseException as error:
+                is_outside = is_from_outside(error)
+                late = _too_late(BLOCK_CONCURRENCY_MS_MAX, "the object starts again")
+                reason = late if limit.expired() else error
+                if not is_outside and is_unmeant(reason):
+                    log.error("block_concurrency_failed", object=self.id.label, error=str(reason), exc_info=reason)
+                    self._runtime.note_failure(self.id, reason)
                 # Who waits is refused, not passed on: the next activation may well fail in the same way.
-                self.refusal = self._as_penstock_error(error, "block_concurrency_while")
+                self.refusal = (
+                    _closed() if is_outside else self._as_penstock_error(reason, "block_concurrency_while")
+                )
                 self._committer.break_with(self.refusal)
                 if not outcome.done():
                     outcome.set_exception(self.refusal)
                     outcome.exception()  # a constructor does not ask for it
+                if is_outside:
+                    raise
             finally:
                 self.gate.unshut()
 
@@ -311,18 +344,20 @@ class Activation:
 
     async def _run_in_background(self, work: Awaitable[Any]) -> None:
         try:
-            async with asyncio.timeout(WAIT_UNTIL_MS_MAX / 1000):
+            async with asyncio.timeout(WAIT_UNTIL_MS_MAX / 1000) as limit:
                 await self._work.run(work)
-        except FAILURES as error:
-            failure = self._as_penstock_error(error, "wait_until")
+        except BaseException as error:
+            if is_from_outside(error):
+                raise
+            reason = _too_late(WAIT_UNTIL_MS_MAX, "it was ended") if limit.expired() else error
+            failure = self._as_penstock_error(reason, "wait_until")
             log.error("object_background_failed", object=self.id.label, error=failure.message, exc_info=error)
         finally:
             self._background -= 1
             self.last_used_s = self._loop_time()
 
     def abort(self, reason: str, retry_alarm: bool) -> NoReturn:
-        if self._firing is not None and self._committer.broken is None:
-            self._runtime.aborted_alarms[self.id.address] = AbortedAlarm(self._firing, retry_alarm)
+        self._alarm.note_abort(retry=retry_alarm)
         self._break_by_hand(reason)
         raise ObjectAborted(reason)
 
@@ -332,26 +367,8 @@ class Activation:
 
     # -- commit -------------------------------------------------------------------------------------------
 
-    def _before_commit(self) -> FirstOfAll | None:
-        """An alarm that moved earlier is written to the index, durably, before its transaction commits."""
-        if not self._storage.alarm_touched:
-            return None
-        alarm = self._storage.read_alarm()
-        if not must_index_before_commit(alarm, self._indexed_ms):
-            return None
-        assert alarm is not None
-        return partial(self._index_alarm, alarm.at_ms)
-
-    async def _index_alarm(self, at_ms: int) -> None:
-        await self._runtime.alarms.schedule(self.id, at_ms)
-        self._indexed_ms = at_ms
-
     def _on_commit(self, commit: Commit | None) -> None:
-        if self._storage.alarm_touched:
-            self._storage.alarm_touched = False
-            if commit is not None:  # else the alarm was set to what it was
-                self._alarm_position = commit.position
-            self._runtime.tasks.create_task(self._settle_alarm())
+        self._alarm.on_commit(commit)
         if commit is not None and commit.offset_bytes > self._runtime.wal_bytes_max and not self._checkpointing:
             self._checkpointing = True
             self._runtime.tasks.create_task(self._start_epoch())
@@ -384,19 +401,20 @@ class Activation:
             self._checkpointing = False
 
     def _as_penstock_error(self, error: BaseException, doing: str) -> PenstockError:
-        if not isinstance(error, Exception) and self._committer.broken is None:
+        if is_abort(error) and self._committer.broken is None:
             self._break_by_hand(error)  # it was raised without `ctx.abort`
         if self._committer.broken is not None:  # by an abort, or by the disk; the rest follows from that
             return self._committer.broken
-        if isinstance(error, PenstockError):
+        if isinstance(error, PenstockError) and not is_unmeant(error):
             return passed_on(error)
         type_name = type(error).__name__
         return ObjectFailed(f"{self.id.label}.{doing} failed: {type_name}: {error}", type_name=type_name)
 
     # -- alarm --------------------------------------------------------------------------------------------
 
-    async def fire_alarm(self) -> bool:
-        """An index entry of this object is due: run the handler if the committed alarm is due too. Returns when
+    async def fire_alarm(self, lost: int) -> bool:
+        """An index entry of this object is due: run the handler if the committed alarm is due too. `lost`: how many
+        tries before have ended with their process. Returns when
         the outcome is durable: True if the index follows it, False if that is left to a newer alarm which is on
         its way to the disk. Raises a `PenstockError` if the object could not be started or broke; the entry stays
         then, and fires again."""
@@ -406,67 +424,24 @@ class Activation:
             raise self.refusal or _closed()
         self._running += 1
         try:
-            alarm = self._storage.read_alarm()
-            aborted = self._runtime.aborted_alarms.pop(self.id.address, None)
-            if aborted is not None and aborted.alarm == alarm:
-                self._storage.write_alarm(self._after_failure(alarm) if aborted.retry else None)
-            elif on_fired(alarm, self._ports.clock.now_ms()):
-                assert alarm is not None
-                await self._run_alarm(alarm)
-            return await self._settle_alarm()
+            return await self._alarm.fire(self._run_alarm, lost)
         finally:
             self._running -= 1
             self.last_used_s = self._loop_time()
 
-    async def _run_alarm(self, alarm: Alarm) -> None:
-        storage = self._storage
-        storage.alarm_hidden = True
-        self._firing = alarm
+    async def _run_alarm(self, info: AlarmInfo) -> None:
+        limit_s = None if self._runtime.is_internal(self.id.namespace) else ALARM_MS_MAX / 1000
         try:
-            await self._work.run(self._object.alarm(AlarmInfo(alarm.retries)))
-            if storage.alarm_hidden:  # unless the handler set another
-                storage.write_alarm(None)
-        except FAILURES as error:
-            if self._committer.broken is not None or not isinstance(error, Exception):
-                raise self._as_penstock_error(error, "alarm") from error
-            log.error("alarm_failed", object=self.id.label, retries=alarm.retries, error=str(error), exc_info=error)
-            self._runtime.note_failure(self.id, error)
-            after = self._after_failure(alarm, counted=is_counted(error))
-            if storage.alarm_hidden:  # unless the handler set another, which replaces the retries
-                storage.write_alarm(after)
-        finally:
-            storage.alarm_hidden = False
-            self._firing = None
-
-    def _after_failure(self, alarm: Alarm, *, counted: bool = True) -> Alarm:
-        after = on_handler_failed(alarm, self._ports.clock.now_ms(), self._ports.rng, counted=counted)
-        self._runtime.statistics.alarm_failures += 1
-        self._runtime.statistics.alarms_given_up += after.failed
-        return after
-
-    async def _settle_alarm(self) -> bool:
-        """Let the index follow the committed alarm, once that is durable; False if a newer one is on its way, which
-        does the same when it is there. An entry that stays early does no harm, so nothing here is retried."""
-        try:
-            await self._committer.wait_durable()
-            if self._storage.alarm_touched or not self._committer.is_durable(self._alarm_position):
-                return False
-            alarm = self._storage.read_alarm()
-            at_ms = alarm.at_ms if alarm is not None and not alarm.failed else None
-            self._runtime.alarms.settle(self.id, at_ms)
-        except PenstockError as error:
-            log.debug("alarm_not_settled", object=self.id.label, error=error.message)
-            return False
-        self._indexed_ms = at_ms
-        return True
+            async with asyncio.timeout(limit_s) as deadline:
+                await self._work.run(self._object.alarm(info))
+        except TimeoutError as error:
+            if deadline.expired():
+                raise TimeoutError(f"alarm() took longer than {ALARM_MS_MAX // 60_000} minutes.") from error
+            raise
 
 
-@dataclass(frozen=True, slots=True)
-class AbortedAlarm:
-    """An alarm whose handler was ended by `ctx.abort`: what that means for it is written by the next activation."""
-
-    alarm: Alarm
-    retry: bool
+def _too_late(ms: int, consequence: str) -> TimeoutError:
+    return TimeoutError(f"it was not done after {ms // 1000} s; {consequence}")
 
 
 def _closed() -> Unavailable:

@@ -1,4 +1,4 @@
-"""Alarms: the decisions. Pure functions of (alarm, now); the shell is in `activation.py` and `alarm_index.py`.
+"""Alarms: the decisions. Pure functions of (alarm, now); the shell is in `object_alarm.py` and `alarm_index.py`.
 
 Two records exist of each alarm: the one committed in the object's own database, which is the truth, and one in
 the executor's durable index, which finds objects that are not in memory. The invariant between them:
@@ -15,18 +15,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from penstock.base.errors import Fenced, StorageFull, Unavailable
-from penstock.base.limits import ALARM_RETRIES_MAX, ALARM_RETRY_BASE_MS
+from penstock.base.errors import Fenced, PenstockError
+from penstock.base.limits import ALARM_RETRIES_MAX, ALARM_RETRY_BASE_MS, ALARM_RETRY_MAX_MS
 from penstock.base.rng import Rng
 
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """A committed alarm. `failed` is set after the last retry; it then fires no more but stays visible."""
+    """A committed alarm. `retries` are the tries that failed and count, `tries` all that did not succeed. `failed`
+    is set after the last retry; it then fires no more but stays visible."""
 
     at_ms: int
     retries: int = 0
     failed: bool = False
+    tries: int = 0
 
 
 def must_index_before_commit(committed: Alarm | None, indexed_ms: int | None) -> bool:
@@ -42,16 +44,32 @@ def on_fired(alarm: Alarm | None, now_ms: int) -> bool:
 
 
 def is_counted(error: BaseException) -> bool:
-    """Whether a handler that raised this has used up one of its tries. Not if the fault is ours: something is away,
-    or the disk is full. That passes, however long it takes, and no alarm is given up for it."""
-    return not isinstance(error, Unavailable | StorageFull | Fenced)
+    """Whether a handler that raised this has used up one of its tries. Not if it is what passes by itself, however
+    long it takes: something is away or has too much to do, or the disk is full. No alarm is given up for it."""
+    return not (isinstance(error, PenstockError) and (error.retryable or isinstance(error, Fenced)))
 
 
 def on_handler_failed(alarm: Alarm, now_ms: int, rng: Rng, *, counted: bool = True) -> Alarm:
-    """The alarm after its handler raised: again after 2 s, doubling with each try that counted, up to a quarter
+    """The alarm after its handler raised: again after 2 s, doubling with each try up to 64 s, and up to a quarter
     more by chance; failed after `ALARM_RETRIES_MAX` retries that counted."""
     retries = alarm.retries + counted
     if retries > ALARM_RETRIES_MAX:
         return replace(alarm, failed=True)
-    delay_ms = ALARM_RETRY_BASE_MS << alarm.retries
-    return Alarm(now_ms + delay_ms + rng.randrange(delay_ms // 4), retries)
+    delay_ms = _doubled_ms(alarm.tries)
+    return Alarm(now_ms + delay_ms + rng.randrange(delay_ms // 4), retries, tries=alarm.tries + 1)
+
+
+def after_lost_tries(alarm: Alarm, lost: int) -> Alarm:
+    """The alarm of which `lost` tries have ended with their process. Each counts as one that failed."""
+    retries = alarm.retries + lost
+    return replace(alarm, retries=retries, tries=alarm.tries + lost, failed=retries > ALARM_RETRIES_MAX)
+
+
+def pause_after_loss_ms(lost: int) -> int:
+    """How long an alarm waits if the process ends that fires it, and `lost` before did so. Nothing the first time:
+    usually the process had another reason."""
+    return _doubled_ms(lost - 1) if lost else 0
+
+
+def _doubled_ms(times: int) -> int:
+    return ALARM_RETRY_MAX_MS if times > 30 else min(ALARM_RETRY_BASE_MS << times, ALARM_RETRY_MAX_MS)

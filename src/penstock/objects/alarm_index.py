@@ -1,44 +1,41 @@
 """The durable index of alarms: it finds the objects that must wake, in memory or not.
 
 One per executor, for the objects that the executor owns. Its invariants are in `alarm.py`. Finding what is due
-costs an index look-up, however many alarms are pending.
+costs two look-ups in an index, however many alarms are pending.
 
 When the index cannot be written, on a full disk say, it is opened again until it can. Meanwhile whoever needs it
 is refused with the reason, and no harm is done by what was lost of it: of the changes that nobody waits for, each
 moves an entry to a later time or removes it, and an entry that stays early is put right when it fires.
+
+**Firing that ends the process.** The handler of a user's class may take all the memory, or crash in C. The next
+process would fire its alarm again, and so for ever, each time with the end of all else that runs here. So before an
+entry fires it is written down, durably, that it does, and by which life of the executor. Where a process finds the
+mark of another one, that one has not seen the end. It counts as a failed try, and the pause before the next one
+doubles. Which of those that fired at the time is to blame is not known: they fire one at a time from then on, so
+that each that ends is cleared.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 from typing import Any
 
-import apsw
 import structlog
 
 from penstock.base.errors import Fenced, PenstockError, Unavailable
 from penstock.base.limits import ALARMS_RUNNING_MAX
+from penstock.objects import alarm_table
+from penstock.objects.alarm import pause_after_loss_ms
 from penstock.objects.committer import Committer
 from penstock.objects.identity import ObjectId
-from penstock.objects.placement import owner
 from penstock.storage.database import Database
-from penstock.storage.disk import Disk
 from penstock.storage.ports import Ports
 
 log = structlog.get_logger("penstock.objects")
 
-_TABLE = (
-    "CREATE TABLE IF NOT EXISTS alarms (namespace TEXT NOT NULL, key TEXT NOT NULL, name TEXT,"
-    " at_ms INTEGER NOT NULL, PRIMARY KEY (namespace, key)) STRICT, WITHOUT ROWID"
-)
-_TIMES = "CREATE INDEX IF NOT EXISTS alarms_by_time ON alarms (at_ms)"
-_SET = (
-    "INSERT INTO alarms VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO UPDATE SET at_ms = excluded.at_ms"
-    " WHERE at_ms <> excluded.at_ms"
-)
-_REMOVE = "DELETE FROM alarms WHERE namespace = ?1 AND key = ?2"
 #: An object that could not be woken (its disk is full, say) is tried again after this time.
 _RETRY_MS = 1_000
 #: Waiting longer than this in one go would notice a jump of the wall clock too late.
@@ -46,9 +43,11 @@ _SLEEP_MS_MAX = 1_000
 
 
 class AlarmIndex:
-    """`fire` is called for each entry that is due, by one task per object at a time. It gives True when it has
-    settled the entry; one that it left as it was is not fired again before somebody settles it, or a while has
-    passed. `on_fatal` is called when nothing can be made durable any more."""
+    """`fire` is called for each entry that is due, by one task per object at a time, with the object and how many
+    tries have ended with their process. It gives True when it has settled the entry; one that it left as it was is
+    not fired again before somebody settles it, or a while has passed. `system` gives the namespaces of Penstock's
+    own classes: they have places of their own among those that fire at once, and their handlers are trusted.
+    `on_fatal` is called when nothing can be made durable any more."""
 
     def __init__(
         self,
@@ -56,32 +55,45 @@ class AlarmIndex:
         path: str,
         tasks: asyncio.TaskGroup,
         *,
-        fire: Callable[[ObjectId], Awaitable[bool]],
+        fire: Callable[[ObjectId, int], Awaitable[bool]],
+        system: Callable[[], Collection[str]],
         on_fatal: Callable[[PenstockError], None],
     ) -> None:
         self._ports = ports
         self._path = path
         self._tasks = tasks
         self._fire = fire
+        self._system = system
         self._on_fatal = on_fatal
         self._committer: Committer
-        self._running: set[ObjectId] = set()
-        #: Entries that are left alone for now, until this loop time (a wall clock may jump).
-        self._not_before_ms: dict[ObjectId, int] = {}
+        #: What fires: objects of users' classes, and those of Penstock's own.
+        self._running: tuple[set[ObjectId], set[ObjectId]] = (set(), set())
+        #: The one that fires though it may have ended a process.
+        self._suspect: ObjectId | None = None
+        #: Which opening of the index was this process's first: no other process has had it.
+        self._life = 0
+        #: How far the wall clock is ahead of the loop's, when last looked at.
+        self._ahead_ms = 0
         self._changed = asyncio.Event()
         self._closed = False
 
     async def open(self) -> None:
         """Raises what `Database.open` raises."""
         database = await self._ports.offload.run("database", partial(Database.open, self._ports.disk, self._path))
+        self._life = self._life or database.opening
         self._committer = Committer(database, self._ports.relay, "alarms", self._tasks, on_broken=self._on_broken)
-        _create_tables(self._committer.execute)
+        alarm_table.create_tables(self._committer.execute)
+        for namespace in self._system():
+            self._committer.execute(alarm_table.OWN, (namespace,))
+        self._committer.execute(alarm_table.PUT_ON, (0,))
         await self._committer.wait_durable()
 
     async def close(self) -> None:
-        """Fire nothing more; whoever uses the index from now on gets `Unavailable`. What was not committed yet is
+        """Fire nothing more; whoever uses the index from now on gets `Unavailable`. What could not be written is
         lost: entries that stay early do no harm."""
         self._closed = True
+        with contextlib.suppress(PenstockError):
+            await self._committer.wait_durable()  # of those that were stopped while they fired
         if self._committer.broken is None:
             self._committer.break_with(Unavailable("The index of alarms is closed.", retry_after_s=1))
             await self._close_database()
@@ -140,10 +152,10 @@ class AlarmIndex:
     def settle(self, id: ObjectId, at_ms: int | None) -> None:
         """Move an entry, or remove it; durable some time later."""
         if at_ms is None:
-            self._committer.execute(_REMOVE, (id.namespace, id.key))
+            self._committer.execute(alarm_table.REMOVE, (id.namespace, id.key))
         else:
-            self._committer.execute(_SET, (id.namespace, id.key, id.name, at_ms))
-        self._not_before_ms.pop(id, None)
+            system = id.namespace in self._system()
+            self._committer.execute(alarm_table.SET, (id.namespace, id.key, id.name, at_ms, system))
         self._changed.set()
 
     async def run(self) -> None:
@@ -162,96 +174,61 @@ class AlarmIndex:
 
     def _fire_due(self, now_ms: int) -> int:
         """Start what is due; gives the time until the next look, in milliseconds."""
-        rows: list[tuple[Any, ...]] = self._committer.execute(
-            "SELECT namespace, key, name, at_ms FROM alarms ORDER BY at_ms LIMIT ?1",
-            (ALARMS_RUNNING_MAX + len(self._running) + len(self._not_before_ms),),
-        ).fetchall()
-        elapsed_ms = self._ports.clock.elapsed_ms()
-        wait_ms = _SLEEP_MS_MAX
-        for namespace, key, name, at_ms in rows:
-            if at_ms > now_ms:
-                return min(wait_ms, int(at_ms - now_ms))
+        ahead_ms = now_ms - self._ports.clock.elapsed_ms()
+        if ahead_ms < self._ahead_ms - _RETRY_MS:
+            # The wall clock was set back, and what was put off by a second would wait for it to catch up.
+            self._committer.execute(alarm_table.PUT_ON, (1 << 62,))
+        self._ahead_ms = ahead_ms
+        return min(self._fire_due_of(system, now_ms) for system in (True, False))
+
+    def _fire_due_of(self, system: bool, now_ms: int) -> int:
+        running = self._running[system]
+        next_ms: int | None = self._committer.execute(alarm_table.NEXT, (system, now_ms)).get
+        wait_ms = _SLEEP_MS_MAX if next_ms is None else min(_SLEEP_MS_MAX, next_ms - now_ms)
+        if len(running) >= ALARMS_RUNNING_MAX:
+            return wait_ms
+        # Twice as many as can fire: others come behind those that must wait because they may end the process.
+        most = 2 * ALARMS_RUNNING_MAX + len(running)
+        rows: list[tuple[Any, ...]] = self._committer.execute(alarm_table.DUE, (system, now_ms, most)).fetchall()
+        for namespace, key, name, life, lost in rows:
             id = ObjectId(namespace, name, key)
-            if id in self._running or len(self._running) >= ALARMS_RUNNING_MAX:
+            if id in running:
                 continue
-            pause_ms = self._not_before_ms.get(id, 0) - elapsed_ms
-            if pause_ms > 0:
-                wait_ms = min(wait_ms, pause_ms)
+            if life not in (0, self._life):
+                lost += 1
+            if lost and self._suspect is not None:
                 continue
-            self._running.add(id)
-            self._not_before_ms.pop(id, None)
-            self._tasks.create_task(self._fire_one(id))
+            running.add(id)
+            if not system:
+                # Who was lost twice is not fired at once by the next process.
+                after_ms = now_ms + pause_after_loss_ms(lost)
+                self._committer.execute(
+                    alarm_table.BEGIN, (namespace, key, self._life, lost, after_ms if lost else 0)
+                )
+                if lost:
+                    self._suspect = id
+            self._tasks.create_task(self._fire_one(id, system, lost))
+            if len(running) >= ALARMS_RUNNING_MAX:
+                break
         return wait_ms
 
-    async def _fire_one(self, id: ObjectId) -> None:
+    async def _fire_one(self, id: ObjectId, system: bool, lost: int) -> None:
         settled = False
         try:
-            settled = await self._fire(id)
+            if not system:
+                await self._committer.wait_durable()
+            settled = await self._fire(id, lost)
         except PenstockError as error:
             log.warning("alarm_not_fired", object=id.label, error=error.message)
         finally:
-            self._running.discard(id)
-            if not settled:
-                self._not_before_ms[id] = self._ports.clock.elapsed_ms() + _RETRY_MS
+            self._running[system].discard(id)
+            if id == self._suspect:
+                self._suspect = None
+            # If it cannot be written down: the mark is this process's own, and the index is opened anew.
+            with contextlib.suppress(PenstockError):
+                if not settled:
+                    until_ms = self._ports.clock.now_ms() + _RETRY_MS
+                    self._committer.execute(alarm_table.PUT_OFF, (id.namespace, id.key, until_ms))
+                elif not system:
+                    self._committer.execute(alarm_table.END, (id.namespace, id.key))
             self._changed.set()
-
-
-def _create_tables(execute: Callable[..., apsw.Cursor]) -> None:
-    """Make the table, or make it over: entries were kept by name when every object had one. May be cut short."""
-    columns = [column for (column,) in execute("SELECT name FROM pragma_table_info('alarms')")]
-    if columns and "key" not in columns:
-        execute("ALTER TABLE alarms RENAME TO alarms_by_name")
-    execute(_TABLE)
-    if execute("SELECT 1 FROM sqlite_schema WHERE name = 'alarms_by_name'").fetchone():
-        rows: list[tuple[Any, ...]] = execute("SELECT namespace, name, at_ms FROM alarms_by_name").fetchall()
-        for namespace, name, at_ms in rows:
-            execute(_SET, (namespace, ObjectId(namespace, name).key, name, at_ms))
-        execute("DROP TABLE alarms_by_name")
-    execute(_TIMES)
-
-
-def rehome(disk: Disk, folder: str, executors: int) -> None:
-    """Put every index entry under the executor that owns its object, after the number of executors changed.
-
-    Blocks; run it before the executors start. Entries are copied before they are removed, so a crash leaves at
-    worst an entry twice, which fires once too often and is put right.
-    """
-    for name in disk.list_dir(folder):
-        if not name.endswith(".db"):
-            continue
-        slot = int(name.removesuffix(".db"))
-        database = Database.open(disk, f"{folder}/{name}")
-        _create_tables(database.execute)
-        strangers: dict[int, list[tuple[Any, ...]]] = {}
-        row: tuple[Any, ...]
-        for row in database.execute("SELECT namespace, key, name, at_ms FROM alarms"):
-            home = owner(row[1], executors)
-            if home != slot:
-                strangers.setdefault(home, []).append(row)
-        for home, rows in strangers.items():
-            _adopt(disk, f"{folder}/{home}.db", rows)
-            for namespace, key, _, _ in rows:
-                database.execute(_REMOVE, (namespace, key))
-        database.close()
-
-
-#: An entry that is there already may be the truth, and one too early does no harm.
-_ADOPT = "INSERT INTO alarms VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO UPDATE SET at_ms = min(at_ms, excluded.at_ms)"
-
-
-def _adopt(disk: Disk, path: str, rows: list[tuple[Any, ...]]) -> None:
-    database = Database.open(disk, path)
-    _create_tables(database.execute)
-    for row in rows:
-        database.execute(_ADOPT, row)
-    database.close()
-
-
-def forget_namespace(disk: Disk, folder: str, namespace: str) -> None:
-    """Remove the entries of all objects of a namespace. Blocks; run it before the executors start."""
-    for name in disk.list_dir(folder):
-        if name.endswith(".db"):
-            database = Database.open(disk, f"{folder}/{name}")
-            _create_tables(database.execute)
-            database.execute("DELETE FROM alarms WHERE namespace = ?1", (namespace,))
-            database.close()

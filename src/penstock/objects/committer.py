@@ -153,7 +153,13 @@ class Committer:
         if first is None:
             self._commit()
         else:
-            self._tasks.create_task(self._commit_after(first))
+            commit = self._commit_after(first)
+            try:
+                self._tasks.create_task(commit)
+            except (
+                RuntimeError
+            ):  # the executor ends, and takes on no more tasks: as in a crash, nothing is committed
+                commit.close()
 
     async def _commit_after(self, first: FirstOfAll | None) -> None:
         try:

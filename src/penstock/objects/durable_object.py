@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+import inspect
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, Protocol, TypeVar
 
 from penstock.base.clock import Clock
 from penstock.base.errors import Invalid
 from penstock.base.rng import Rng
+from penstock.objects.buckets import GatedBuckets
 from penstock.objects.identity import ObjectId
 from penstock.objects.storage import ObjectStorage
-from penstock.storage.connection import S3Connection
-from penstock.storage.object_store import Chunks, ObjectInfo, ObjectStore, S3Stores
 
 if TYPE_CHECKING:
     from penstock.objects.stub import Namespace
 
 Env = TypeVar("Env")
 T = TypeVar("T")
-
-WaitDurable = Callable[[], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,47 +44,6 @@ class Host(Protocol):
     def wait_until(self, work: Awaitable[Any]) -> None: ...
 
     def abort(self, reason: str, retry_alarm: bool) -> NoReturn: ...
-
-
-class GatedBuckets:
-    """Implements `ObjectStore`: buckets behind the output gate. What changes a bucket starts only when everything
-    that the object wrote before is durable, since what is in a bucket can be seen.
-
-    These are the folders of this machine; `at` gives others.
-    """
-
-    def __init__(self, buckets: ObjectStore, s3: S3Stores, wait_durable: WaitDurable) -> None:
-        self._buckets = buckets
-        self._s3 = s3
-        self._wait_durable = wait_durable
-
-    def at(self, connection: S3Connection | None) -> ObjectStore:
-        """The buckets of a connection, behind the same gate; without one, these. Raises what `S3Stores.at` does."""
-        if connection is None:
-            return self
-        return GatedBuckets(self._s3.at(connection), self._s3, self._wait_durable)
-
-    async def put(self, bucket: str, key: str, chunks: Chunks) -> int:
-        await self._wait_durable()
-        return await self._buckets.put(bucket, key, chunks)
-
-    async def get(self, bucket: str, key: str) -> bytes:
-        return await self._buckets.get(bucket, key)
-
-    def read(self, bucket: str, key: str) -> AsyncGenerator[bytes, None]:
-        return self._buckets.read(bucket, key)
-
-    async def head(self, bucket: str, key: str) -> ObjectInfo | None:
-        return await self._buckets.head(bucket, key)
-
-    async def delete(self, bucket: str, key: str) -> None:
-        await self._wait_durable()
-        await self._buckets.delete(bucket, key)
-
-    async def list(
-        self, bucket: str, prefix: str = "", *, after: str = "", limit: int | None = None
-    ) -> Sequence[ObjectInfo]:
-        return await self._buckets.list(bucket, prefix, after=after, limit=limit)
 
 
 class Context:
@@ -130,6 +87,14 @@ class Context:
         If `work` raises or takes too long the object breaks: who waits to enter gets the error, and the next call
         starts the object again. A call to another object that calls this one back waits for itself until then.
         """
+        given: object = work  # whatever the annotations say
+        if not callable(given):
+            if inspect.iscoroutine(given):
+                given.close()
+            raise Invalid(
+                "block_concurrency_while takes an async function, which it calls itself: "
+                "ctx.block_concurrency_while(self.load), not (self.load())."
+            )
         return self._host.block_concurrency_while(work)
 
     def wait_until(self, work: Awaitable[Any]) -> None:
@@ -138,6 +103,11 @@ class Context:
 
         Raises `Overloaded` when 1,000 such works are under way.
         """
+        if not inspect.isawaitable(work):
+            raise Invalid(
+                "wait_until takes what an async function gives when it is called: "
+                f"ctx.wait_until(self.tell()), not (self.tell). This is of type {type(work).__name__}."
+            )
         self._host.wait_until(work)
 
     def abort(self, reason: str, *, retry_alarm: bool = True) -> NoReturn:

@@ -92,9 +92,9 @@ class InputGate:
         return not self._holds and not self._queue
 
     @property
-    def is_awaited(self) -> bool:
-        """Whether somebody waits to be let in."""
-        return bool(self._queue)
+    def waiting(self) -> int:
+        """How many wait to be let in."""
+        return len(self._queue)
 
     async def enter(self) -> None:
         """Wait for the gate to be open. Check `is_open` first: it saves the await."""

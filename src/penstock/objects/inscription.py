@@ -7,7 +7,7 @@ from typing import Any
 
 from penstock.objects.identity import ObjectId
 
-#: `ObjectStorage.execute`, or a connection's.
+#: `SystemStorage.execute`, or a connection's.
 Execute = Callable[..., Any]
 
 

@@ -22,6 +22,7 @@ from penstock.objects.inscription import read_name
 from penstock.objects.placement import owner
 from penstock.objects.removal import objects_folder
 from penstock.objects.runtime import Runtime
+from penstock.objects.sandbox import LIMITS
 from penstock.storage.database import translated_errors
 from penstock.storage.read_only import Bounds, Found, open_read_only, query
 
@@ -40,7 +41,8 @@ class AlarmState(Struct, frozen=True):
 class Description(Struct, frozen=True):
     """One object. `name` is None where it is not known: the object never started to the end. `size_bytes` is the
     size of its database and its log. `last_active_ms` is when its files were last written if it is not in memory.
-    Failures are those since its executor started."""
+    `error` says why nothing else could be read: its database is damaged, say. Failures are those since its executor
+    started."""
 
     id: str
     name: str | None
@@ -48,6 +50,7 @@ class Description(Struct, frozen=True):
     size_bytes: int
     last_active_ms: int
     alarm: AlarmState | None
+    error: str | None = None
     failures: int = 0
     last_failure: str | None = None
     last_failure_ms: int | None = None
@@ -65,6 +68,7 @@ class _Stored(Struct, frozen=True):
     alarm: AlarmState | None
     size_bytes: int
     modified_ms: int
+    error: str | None = None
 
 
 class Inspector:
@@ -87,7 +91,7 @@ class Inspector:
         bounds = Bounds(QUERY_MS_MAX, rows_max, QUERY_RESULT_BYTES_MAX)
 
         def work() -> Found:
-            with open_read_only(disk, path) as connection:
+            with open_read_only(disk, path, LIMITS) as connection:
                 found = query(connection, sql, bounds, clock)
             self._sync_log(path)
             return found
@@ -102,8 +106,14 @@ class Inspector:
         def work() -> dict[str, _Stored]:
             stored = {}
             for key in keys:
-                with contextlib.suppress(NotFound):
-                    stored[key] = self._read_one(self._runtime.path(namespace, key))
+                path = self._runtime.path(namespace, key)
+                try:
+                    stored[key] = self._read_one(path)
+                except NotFound:
+                    continue
+                except PenstockError as error:
+                    # The others are to be seen all the same.
+                    stored[key] = _Stored(None, None, *self._files(path), error.message)
             return stored
 
         await self._wait_started(namespace, keys)
@@ -121,9 +131,14 @@ class Inspector:
                 row = connection.execute("SELECT at_ms, retries, failed FROM _penstock_alarm").fetchone()
                 alarm = AlarmState(row[0], row[1], bool(row[2])) if row else None
         self._sync_log(path)
+        return _Stored(name, alarm, *self._files(path))
+
+    def _files(self, path: str) -> tuple[int, int]:
+        """The size of an object's files in bytes, and when they were last written."""
+        disk = self._ports.disk
         files = [file for file in (path, path + "-wal") if disk.exists(file)]
         try:
-            return _Stored(name, alarm, sum(map(disk.size, files)), max(map(disk.modified_ms, files), default=0))
+            return sum(map(disk.size, files)), max(map(disk.modified_ms, files), default=0)
         except FileNotFoundError as error:
             raise Unavailable("The object is being opened or closed.", retry_after_s=1) from error
 
@@ -164,6 +179,7 @@ class Inspector:
             size_bytes=stored.size_bytes,
             last_active_ms=last_active_ms,
             alarm=stored.alarm,
+            error=stored.error,
             failures=failure.count if failure else 0,
             last_failure=failure.text if failure else None,
             last_failure_ms=failure.at_ms if failure else None,

@@ -12,7 +12,7 @@ from penstock.base.errors import Corrupt, Invalid
 from penstock.base.limits import KV_BATCH_KEYS_MAX, KV_ENTRY_BYTES_MAX, KV_KEY_BYTES_MAX, KV_PAGE_ENTRIES
 
 if TYPE_CHECKING:
-    from penstock.objects.storage import ObjectStorage
+    from penstock.objects.system_storage import SystemStorage
 
 T = TypeVar("T")
 
@@ -39,7 +39,7 @@ class Kv:
     `Invalid`, before anything is written; a full disk is `StorageFull`, as with `sql.exec`.
     """
 
-    def __init__(self, storage: ObjectStorage) -> None:
+    def __init__(self, storage: SystemStorage) -> None:
         self._storage = storage
         self._has_table = False
 

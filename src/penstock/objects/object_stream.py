@@ -7,8 +7,8 @@ from contextlib import AbstractContextManager, ExitStack
 
 from penstock.base.errors import PenstockError
 from penstock.objects.committer import Committer
-from penstock.objects.streams import close
-from penstock.objects.work import FAILURES, Work
+from penstock.objects.streams import close, own_bytes
+from penstock.objects.work import Work, is_from_outside
 
 
 class ObjectStream:
@@ -39,11 +39,13 @@ class ObjectStream:
         if self._committer.broken is not None:
             raise self._committer.broken
         try:
-            chunk = await self._work.run(self._source.__anext__())
+            chunk = own_bytes(await self._work.run(self._source.__anext__()))
         except StopAsyncIteration:
             await self._committer.wait_durable()
             raise
-        except FAILURES as error:
+        except BaseException as error:
+            if is_from_outside(error):
+                raise
             raise await self._failure(error)
         await self._committer.wait_durable()
         return chunk

@@ -17,7 +17,9 @@ from typing import Any
 
 import msgspec
 
-from penstock.base.errors import KINDS, Internal, Invalid, ObjectFailed, PenstockError
+from penstock.base.errors import KINDS, Internal, Invalid, ObjectFailed, PenstockError, TooLarge
+from penstock.base.limits import CALL_BYTES_MAX
+from penstock.base.request_id import current_request_id
 from penstock.objects.identity import ObjectId
 
 #: What cannot be bound to a place, and so does not travel.
@@ -50,6 +52,7 @@ class Method:
                 )
         self.name = function.__qualname__
         self._signature = inspect.Signature(parameters)
+        self._names = [parameter.name for parameter in parameters]
         hints = typing.get_type_hints(function)
         streams = [i for i, parameter in enumerate(parameters) if self._is_stream(hints.get(parameter.name))]
         if len(streams) > 1:
@@ -68,13 +71,16 @@ class Method:
         self._decoders: dict[int, msgspec.msgpack.Decoder[tuple[Any, ...]]] = {}
         result = Any if self.gives_stream else hints.get("return", Any)
         self._result: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(result)
+        is_struct = isinstance(result, type) and issubclass(result, msgspec.Struct)
+        #: The class of the result, where it is one of which no plain value can be an instance.
+        self._result_class: type | None = result if is_struct else None
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
         """Keyword arguments put in their places. Raises `Invalid` as a wrong call would raise `TypeError`."""
         try:
             bound = self._signature.bind(*args, **kwargs)
         except TypeError as error:
-            raise Invalid(f"Wrong arguments: {error}.") from error
+            raise Invalid(f"{self.name}: {error}.") from error
         bound.apply_defaults()
         return bound.args
 
@@ -105,10 +111,21 @@ class Method:
         return (*args[:at], stream, *args[at + 1 :])
 
     def encode_args(self, args: tuple[Any, ...]) -> bytes:
-        return _encode_value(args)
+        """Raises `Invalid` for an argument that cannot be encoded, `TooLarge` for more than `CALL_BYTES_MAX`."""
+        try:
+            encoded = _encode(args)
+        except _NOT_ENCODED as error:
+            at = next((i for i, arg in enumerate(args) if not _can_be_encoded(arg)), 0)
+            raise Invalid(f"{self.name}: {self._parameter(at)} cannot be passed: {error}.") from error
+        if len(encoded) > CALL_BYTES_MAX:
+            raise TooLarge(f"{self.name}: its arguments have {len(encoded)} bytes; the limit is {CALL_BYTES_MAX}.")
+        return encoded
+
+    def _parameter(self, at: int) -> str:
+        return f"the argument {self._names[at]!r}" if at < len(self._names) else f"argument {at + 1}"
 
     def decode_args(self, payload: bytes) -> tuple[Any, ...]:
-        """Raises `Internal` when the arguments are not what the method is annotated with."""
+        """Raises `Invalid` when the arguments are not what the method is annotated with."""
         count = _array_length(payload)
         decoder = self._decoders.get(count)
         if decoder is None:
@@ -119,23 +136,51 @@ class Method:
         try:
             return decoder.decode(payload)
         except msgspec.MsgspecError as error:
-            raise Internal(f"{self.name} was called with other arguments than it is annotated with: {error}.")
+            problem, _, place = str(error).partition(" - at `$[")
+            at = place.partition("]")[0]
+            what = f"{self._parameter(int(at))}: " if at.isdecimal() else ""
+            raise Invalid(
+                f"{self.name} was called with other arguments than it is annotated with: {what}{problem}."
+            ) from error
 
     def copy_args(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         for arg in args:
-            if type(arg) not in IMMUTABLE:
+            if type(arg) not in IMMUTABLE or _may_be_too_large(arg):
                 return self.decode_args(self.encode_args(args))
         return args
 
     def copy_result(self, result: Any) -> Any:
-        return result if type(result) in IMMUTABLE else self.decode_result(_encode_value(result))
+        """Raises `TypeError` for a result that cannot be encoded, or is not what the method is annotated with,
+        `TooLarge` for one of more than `CALL_BYTES_MAX`."""
+        if type(result) in IMMUTABLE and self._result_class is None and not _may_be_too_large(result):
+            return result
+        return self._checked_result(_encode_result(result), result)
+
+    def encode_result(self, result: Any) -> bytes:
+        """The answer that carries a result. Raises `TypeError` for one that cannot be encoded, and for what is no
+        struct where the method is annotated with one."""
+        encoded = _encode_result(result)
+        if self._result_class is not None and not isinstance(result, self._result_class):
+            self._checked_result(encoded, result)
+        return _encode(Answer(encoded))
+
+    def _checked_result(self, encoded: bytes, result: Any) -> Any:
+        try:
+            return self._result.decode(encoded)
+        except msgspec.MsgspecError as error:
+            if self._result_class is None or isinstance(result, self._result_class):
+                raise TypeError(f"it gave another result than it is annotated with: {error}") from error
+            gave = "None" if result is None else f"a value of type {type(result).__name__}"
+            hint = ". Is a `return` missing?" if result is None else ""
+            raise TypeError(f"it gave {gave}, not a {self._result_class.__name__}{hint}") from error
 
     def decode_result(self, payload: bytes) -> Any:
-        """Raises `Internal` when the result is not what the method is annotated with."""
+        """Raises `ObjectFailed` when the result is not what the method is annotated with."""
         try:
             return self._result.decode(payload)
         except msgspec.MsgspecError as error:
-            raise Internal(f"{self.name} gave another result than it is annotated with: {error}.")
+            text = f"{self.name} gave another result than it is annotated with: {error}."
+            raise ObjectFailed(text, type_name=TypeError.__name__) from error
 
 
 def methods_of(cls: type) -> dict[str, Method]:
@@ -145,6 +190,8 @@ def methods_of(cls: type) -> dict[str, Method]:
     for name, function in inspect.getmembers(cls, inspect.isfunction):
         if name in _TAKEN:
             raise TypeError(f"{cls.__qualname__}.{name} could not be called: stubs have a {name!r} of their own.")
+        if isinstance(inspect.getattr_static(cls, name), staticmethod):
+            continue  # it is no object's
         if not name.startswith("_") and name not in _NOT_CALLABLE:
             methods[name] = Method(function)
     return methods
@@ -158,6 +205,8 @@ class Request(msgspec.Struct, array_like=True, frozen=True):
     key: str
     method: str
     args: bytes
+    #: The HTTP request that it all began with; empty if it began with an alarm.
+    request_id: str = ""
 
     @property
     def id(self) -> ObjectId:
@@ -220,7 +269,8 @@ def passed_on(error: PenstockError) -> PenstockError:
 
 
 def encode_request(id: ObjectId, method: str, args: bytes) -> bytes:
-    return _encode(Request(id.namespace, id.name, "" if id.name is not None else id.key, method, args))
+    key = "" if id.name is not None else id.key
+    return _encode(Request(id.namespace, id.name, key, method, args, current_request_id()))
 
 
 def decode_request(payload: bytes) -> Request:
@@ -228,7 +278,7 @@ def decode_request(payload: bytes) -> Request:
 
 
 def encode_result(result: Any) -> bytes:
-    return _encode(Answer(_encode_value(result)))
+    return _encode(Answer(_encode_result(result)))
 
 
 def encode_error(error: PenstockError) -> bytes:
@@ -243,11 +293,32 @@ def result_of(payload: bytes) -> bytes:
     raise answer.failure.as_error()
 
 
-def _encode_value(value: Any) -> bytes:
+#: What msgspec raises for what it cannot encode.
+_NOT_ENCODED = (TypeError, ValueError, OverflowError, RecursionError)
+
+
+def _can_be_encoded(value: Any) -> bool:
     try:
-        return _encode(value)
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise Internal(f"Arguments and results must be serialisable by msgspec: {error}.") from error
+        _encode(value)
+    except _NOT_ENCODED:
+        return False
+    return True
+
+
+def _may_be_too_large(value: Any) -> bool:
+    """Of a value that need not be copied: whether its size has to be looked at."""
+    # A character is four bytes at most.
+    return (type(value) is bytes or type(value) is str) and len(value) > CALL_BYTES_MAX // 4
+
+
+def _encode_result(result: Any) -> bytes:
+    try:
+        encoded = _encode(result)
+    except _NOT_ENCODED as error:
+        raise TypeError(f"its result cannot be passed on: {error}") from error
+    if len(encoded) > CALL_BYTES_MAX:
+        raise TooLarge(f"Its result has {len(encoded)} bytes; the limit is {CALL_BYTES_MAX}.")
+    return encoded
 
 
 def _array_length(payload: bytes) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from penstock.objects.alarm_index import forget_namespace
+from penstock.objects.alarm_table import forget_namespace
 from penstock.storage.disk import Disk
 
 

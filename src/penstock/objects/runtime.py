@@ -12,22 +12,23 @@ from typing import Any
 import msgspec
 import structlog
 
-from penstock.base.errors import Fenced, Internal, Invalid, Overloaded, PenstockError, TooLarge, Unavailable
+from penstock.base.errors import Fenced, Internal, Invalid, Overloaded, PenstockError, Unavailable
 from penstock.base.limits import (
     CALL_TIMEOUT_MS,
-    FRAME_BYTES_MAX,
     OBJECT_IDLE_MS_MAX,
     OBJECTS_ACTIVE_MAX,
     SWEEP_INTERVAL_MS,
     WAL_BYTES_MAX_DEFAULT,
 )
+from penstock.base.request_id import bind_request_id
 from penstock.objects import remote
-from penstock.objects.activation import AbortedAlarm, Activation
+from penstock.objects.activation import Activation
 from penstock.objects.alarm_index import AlarmIndex
 from penstock.objects.durable_object import Context, DurableObject
 from penstock.objects.failures import FailureLog
 from penstock.objects.gate import InputGate
 from penstock.objects.identity import ObjectId
+from penstock.objects.object_alarm import AbortedAlarm
 from penstock.objects.object_stream import ObjectStream
 from penstock.objects.placement import owner
 from penstock.objects.remote import Method
@@ -35,6 +36,7 @@ from penstock.objects.streams import Chunks, OnFailure, encode_failure, pump
 from penstock.objects.stub import BeforeCall, Namespace
 from penstock.storage.channel import Channel, linked
 from penstock.storage.ports import Ports
+from penstock.storage.transport import no_answer
 
 log = structlog.get_logger("penstock.objects")
 
@@ -98,6 +100,8 @@ class Runtime:
         #: By the class's name, and by the namespace of its objects.
         self._classes: dict[str, _Class] = {}
         self._namespaces: dict[str, _Class] = {}
+        #: Namespaces of Penstock's own classes; a dict, for its order.
+        self._internal: dict[str, None] = {}
         self.failures = FailureLog()
         self._active: dict[str, Activation] = {}
         self.active_max = active_max
@@ -107,7 +111,12 @@ class Runtime:
         self._ending = 0
         self._stopping = False
         self.alarms = AlarmIndex(
-            ports, f"{folder}/alarms/{slot}.db", tasks, fire=self._fire_alarm, on_fatal=on_fatal
+            ports,
+            f"{folder}/alarms/{slot}.db",
+            tasks,
+            fire=self._fire_alarm,
+            system=lambda: self._internal,
+            on_fatal=on_fatal,
         )
 
     def register(
@@ -125,6 +134,12 @@ class Runtime:
         assert cls.__name__ not in self._classes and namespace not in self._namespaces, cls
         known = _Class(cls, env, remote.methods_of(cls), namespace, internal, ClassStatistics())
         self._classes[cls.__name__] = self._namespaces[namespace] = known
+        if internal:
+            self._internal[namespace] = None
+
+    def is_internal(self, namespace: str) -> bool:
+        """Whether its class is Penstock's own."""
+        return namespace in self._internal
 
     def namespace(
         self,
@@ -152,6 +167,10 @@ class Runtime:
             raise Invalid(
                 f"There is no namespace {namespace!r}; known are {', '.join(self._namespaces)}."
             ) from None
+
+    def has_alarm(self, namespace: str) -> bool:
+        """Whether the class of a namespace has a handler of its own."""
+        return self._class(namespace).cls.alarm is not DurableObject.alarm
 
     def path(self, namespace: str, key: str) -> str:
         """Of an object's database."""
@@ -250,21 +269,31 @@ class Runtime:
         id, gate = activation.id, activation.gate
         del self._active[id.address]
         self._ending -= 1
-        if gate.is_awaited and (activation.refusal is None or activation.awaits_next) and not self._stopping:
+        if gate.waiting and (activation.refusal is None or activation.awaits_next) and not self._stopping:
             # It starts before the gate opens, and behind the same gate, so that no newcomer can overtake.
             self._activate(id, gate)
         gate.unshut()
 
     # -- calls --------------------------------------------------------------------------------------------
 
-    async def call_here(self, id: ObjectId, method: str, args: tuple[Any, ...]) -> Any:
-        """Call a method of an object that lives here."""
+    async def call_here(
+        self, id: ObjectId, method: str, args: tuple[Any, ...], finish: Callable[[Any], Any]
+    ) -> Any:
+        """Call a method of an object that lives here. `finish` as in `Activation.call`."""
         self._class(id.namespace).statistics.calls += 1
-        return await self._activation(id).call(method, args)
+        return await self._activation(id).call(method, args, finish)
 
-    async def call_next(self, ended: Activation, method: str, args: tuple[Any, ...], *, streams: bool) -> Any:
+    async def call_next(
+        self,
+        ended: Activation,
+        method: str,
+        args: tuple[Any, ...],
+        finish: Callable[[Any], Any],
+        *,
+        streams: bool,
+    ) -> Any:
         """A call that has passed the gate of an activation that ended meanwhile."""
-        return await self._activation(ended.id).call(method, args, streams=streams, inside=ended.gate)
+        return await self._activation(ended.id).call(method, args, finish, streams=streams, inside=ended.gate)
 
     async def call_there(self, slot: int, id: ObjectId, method: str, args: bytes) -> bytes:
         """Call a method of an object of executor `slot`; gives the encoded result."""
@@ -274,8 +303,9 @@ class Runtime:
     async def answer(self, payload: bytes) -> bytes:
         """Serve a sibling's `call_there`. Errors are answers."""
         try:
-            id, name, _, args = self._requested(payload)
-            return _answer(id, name, await self.call_here(id, name, args))
+            id, name, method, args = self._requested(payload)
+            answer: bytes = await self.call_here(id, name, args, method.encode_result)
+            return answer
         except PenstockError as error:
             return remote.encode_error(error)
 
@@ -288,6 +318,8 @@ class Runtime:
         method = self._class(request.namespace).methods.get(request.method)
         if method is None:
             raise Invalid(f"{request.namespace} has no method {request.method!r} that a stub can call.")
+        if request.request_id:
+            bind_request_id(request.request_id)
         id = request.id
         if self.owner(id) != self.slot:
             raise Unavailable(f"{id.label} does not live on executor {self.slot}.", retry_after_s=1)
@@ -295,40 +327,7 @@ class Runtime:
 
     # -- calls with streams -------------------------------------------------------------------------------
 
-    async def call_streams(
-        self,
-        slot: int,
-        id: ObjectId,
-        method: Method,
-        name: str,
-        args: tuple[Any, ...],
-        before_chunk: BeforeCall | None,
-        on_failure: OnFailure | None,
-    ) -> Any:
-        """Call a method that takes or gives a stream, on executor `slot`. `before_chunk` is awaited before each
-        chunk that the caller writes; `on_failure` is told how the stream that the caller reads failed."""
-        args, source = method.take_stream(args)
-        if slot == self.slot:
-            return await self._call_streams_here(id, method, name, args, source, before_chunk, on_failure)
-        request = remote.encode_request(id, name, method.encode_args(args))
-        channel = self.ports.transport.open(slot, request)
-        writing = None
-        if source is None:
-            channel.end()
-        else:
-            writing = self.tasks.create_task(pump(source, channel, before_chunk))
-        try:
-            answer = await _wait_for_answer(channel, writing)
-            result = method.decode_result(remote.result_of(answer))
-        except BaseException:
-            channel.abandon(encode_failure(Unavailable("The caller has given up.")))
-            raise
-        if method.gives_stream:
-            return Chunks(channel, on_failure)
-        channel.stop_reading()
-        return result
-
-    async def _call_streams_here(
+    async def call_streams_here(
         self,
         id: ObjectId,
         method: Method,
@@ -338,17 +337,19 @@ class Runtime:
         before_chunk: BeforeCall | None,
         on_failure: OnFailure | None,
     ) -> Any:
-        args = method.copy_args(args)
+        """Call a method that takes or gives a stream, of an object that lives here. `args` and `source` are those
+        of `Method.take_stream`. `before_chunk` is awaited before each chunk that the caller writes; `on_failure` is
+        told how the stream that the caller reads failed."""
         writer, reader = linked()
         taken = Chunks(reader)
         if source is not None:
             self.tasks.create_task(pump(source, writer, before_chunk))
             args = method.put_stream(args, taken)
         try:
-            result = await self._activation(id).call(name, args, streams=method.gives_stream)
+            result = await self._call_streams(id, method, name, args, method.copy_result)
             if not method.gives_stream:
                 taken.close()
-                return method.copy_result(result)
+                return result
         except BaseException:
             taken.close()
             raise
@@ -356,15 +357,54 @@ class Runtime:
         self.tasks.create_task(_give(result, writer, taken))
         return Chunks(reader, on_failure)
 
+    async def call_streams_there(
+        self,
+        slot: int,
+        id: ObjectId,
+        method: Method,
+        name: str,
+        args: bytes,
+        source: AsyncIterator[bytes] | None,
+        before_chunk: BeforeCall | None,
+        on_failure: OnFailure | None,
+    ) -> Any:
+        """As `call_streams_here`, of an object of executor `slot`."""
+        request = remote.encode_request(id, name, args)
+        channel = self.ports.transport.open(slot, request)
+        writing = None
+        if source is None:
+            channel.end()
+        else:
+            writing = self.tasks.create_task(pump(source, channel, before_chunk))
+        try:
+            answer = await _wait_for_answer(slot, channel, writing)
+            result = method.decode_result(remote.result_of(answer))
+        except BaseException:
+            channel.abandon(encode_failure(Unavailable("The caller has given up.")))
+            raise
+        if method.gives_stream:
+            return Chunks(channel, on_failure)
+        channel.stop_reading()
+        return result
+
+    async def _call_streams(
+        self, id: ObjectId, method: Method, name: str, args: tuple[Any, ...], finish: Callable[[Any], Any]
+    ) -> Any:
+        """The call itself. `finish` is for a result that is no stream."""
+        self._class(id.namespace).statistics.calls += 1
+        if method.gives_stream:
+            return await self._activation(id).call(name, args, aiter, streams=True)
+        return await self._activation(id).call(name, args, finish)
+
     async def answer_streams(self, payload: bytes, channel: Channel) -> None:
         """Serve a sibling's `call_streams`. Errors are answers."""
         taken = Chunks(channel)
         try:
             id, name, method, args = self._requested(payload)
             args = method.put_stream(args, taken)
-            result = await self._activation(id).call(name, args, streams=method.gives_stream)
+            result = await self._call_streams(id, method, name, args, method.encode_result)
             if not method.gives_stream:
-                channel.reply(_answer(id, name, result))
+                channel.reply(result)
         except PenstockError as error:
             channel.reply(remote.encode_error(error))
             result = None
@@ -391,21 +431,17 @@ class Runtime:
         self.statistics.activations += 1
 
         def build(ctx: Context) -> DurableObject[Any]:
-            return known.cls(ctx, known.env)
+            object = known.cls(ctx, known.env)
+            if getattr(object, "ctx", None) is not ctx:
+                raise TypeError("its __init__ must call super().__init__(ctx, env)")
+            return object
 
         self.tasks.create_task(activation.start(build))
         return activation
 
-    async def _fire_alarm(self, id: ObjectId) -> bool:
+    async def _fire_alarm(self, id: ObjectId, lost: int) -> bool:
         self.statistics.alarms_fired += 1
-        return await self._activation(id).fire_alarm()
-
-
-def _answer(id: ObjectId, name: str, result: Any) -> bytes:
-    answer = remote.encode_result(result)
-    if len(answer) > FRAME_BYTES_MAX:
-        raise TooLarge(f"{id.label}.{name} gave {len(answer)} bytes; the limit is {FRAME_BYTES_MAX}.")
-    return answer
+        return await self._activation(id).fire_alarm(lost)
 
 
 async def _give(stream: ObjectStream, channel: Channel, taken: Chunks) -> None:
@@ -416,7 +452,7 @@ async def _give(stream: ObjectStream, channel: Channel, taken: Chunks) -> None:
         taken.close()
 
 
-async def _wait_for_answer(channel: Channel, writing: asyncio.Task[None] | None) -> bytes:
+async def _wait_for_answer(slot: int, channel: Channel, writing: asyncio.Task[None] | None) -> bytes:
     """The answer to a call with streams. The time for it starts when the caller has written all of its own."""
     loop = asyncio.get_running_loop()
     limit_s = CALL_TIMEOUT_MS / 1000
@@ -434,4 +470,4 @@ async def _wait_for_answer(channel: Channel, writing: asyncio.Task[None] | None)
                 if writing is not None:
                     writing.remove_done_callback(start_time)
     except TimeoutError:
-        raise Unavailable("A sibling executor did not answer in time.", retry_after_s=1) from None
+        raise no_answer(slot) from None

@@ -28,6 +28,8 @@ from penstock.base.limits import (
     SQL_INSTRUCTIONS_MAX,
     SQL_PATTERN_BYTES_MAX,
     SQL_ROW_BYTES_MAX,
+    SQL_STEPS_BETWEEN_LOOKS,
+    SQL_STEPS_MAX,
     SQL_TEXT_BYTES_MAX,
     SQL_TRIGGER_DEPTH_MAX,
 )
@@ -233,15 +235,59 @@ def _reserved(name: str) -> str:
     return f"{name}: names that begin with {RESERVED_PREFIX} are the runtime's."
 
 
+def text_too_long(text: str) -> str | None:
+    """What is wrong with a query that is longer than the limit; None if it is not."""
+    if len(text) > SQL_TEXT_BYTES_MAX or len(text.encode()) > SQL_TEXT_BYTES_MAX:
+        return f"A query is longer than the limit of {SQL_TEXT_BYTES_MAX} bytes."
+    return None
+
+
+#: What SQLite says above a limit, in part, and the limit.
+_LIMIT_MESSAGES = (
+    ("string or blob too big", f"A row, string or blob is larger than the limit of {SQL_ROW_BYTES_MAX} bytes."),
+    ("too many columns", f"The limit is {SQL_COLUMNS_MAX} columns."),
+    ("too many terms in compound SELECT", f"The limit is {SQL_COMPOUND_TERMS_MAX} terms in a compound SELECT."),
+    ("too many terms in", f"The limit is {SQL_COLUMNS_MAX} terms."),
+    ("variable number must be", f"The limit is {SQL_BINDINGS_MAX} bindings."),
+    ("too many SQL variables", f"The limit is {SQL_BINDINGS_MAX} bindings."),
+    ("too many arguments on", f"The limit is {SQL_FUNCTION_ARGUMENTS_MAX} arguments of a function."),
+    ("pattern too complex", f"The limit is {SQL_PATTERN_BYTES_MAX} bytes in the pattern of LIKE and GLOB."),
+    ("Expression tree is too large", f"The limit is a depth of {SQL_EXPRESSION_DEPTH_MAX} in an expression."),
+    ("Recursion limit", f"The limit is a depth of {SQL_EXPRESSION_DEPTH_MAX} in an expression."),
+    ("too many levels of trigger", f"The limit is {SQL_TRIGGER_DEPTH_MAX} levels of triggers."),
+    ("triggers nested too deep", f"The limit is {SQL_TRIGGER_DEPTH_MAX} levels of triggers."),
+    ("out of memory", f"The limit is {SQL_INSTRUCTIONS_MAX} instructions in a compiled statement."),
+)
+
+
+def limit_passed(error: apsw.Error, text: str) -> str | None:
+    """Which limit a statement, whose text is `text`, has passed, if that is what SQLite's error says."""
+    too_long = text_too_long(text) if isinstance(error, apsw.TooBigError) else None
+    if too_long:
+        return too_long
+    said = str(error)
+    for part, limit in _LIMIT_MESSAGES:
+        if part in said:
+            return f"{said}. {limit}"
+    return None
+
+
 class Sandbox:
     """The authorizer of one connection. `text` is the statement about to be compiled; `reason` is why the latest
     that was refused was."""
 
-    __slots__ = ("reason", "text")
+    __slots__ = ("looks", "reason", "text")
 
     def __init__(self) -> None:
         self.text = ""
         self.reason = ""
+        #: How often SQLite has asked whether to go on, in this query.
+        self.looks = 0
+
+    def is_too_long(self) -> bool:
+        """Asked every `SQL_STEPS_BETWEEN_LOOKS` instructions."""
+        self.looks += 1
+        return self.looks * SQL_STEPS_BETWEEN_LOOKS > SQL_STEPS_MAX
 
     def authorize(
         self, action: int, first: str | None, second: str | None, database: str | None, _trigger: str | None

@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import apsw
 
 from penstock.base.errors import Internal, Invalid, PenstockError
-from penstock.base.limits import (
-    SQL_BINDINGS_MAX,
-    SQL_COLUMNS_MAX,
-    SQL_COMPOUND_TERMS_MAX,
-    SQL_EXPRESSION_DEPTH_MAX,
-    SQL_FUNCTION_ARGUMENTS_MAX,
-    SQL_INSTRUCTIONS_MAX,
-    SQL_PATTERN_BYTES_MAX,
-    SQL_ROW_BYTES_MAX,
-    SQL_TEXT_BYTES_MAX,
-    SQL_TRIGGER_DEPTH_MAX,
-)
-from penstock.objects.sandbox import LIMITS, Sandbox
+from penstock.base.limits import SQL_STEPS_BETWEEN_LOOKS, SQL_STEPS_MAX
+from penstock.objects.sandbox import LIMITS, Sandbox, limit_passed, text_too_long
 from penstock.objects.statements import split
 from penstock.storage.database import SqlValue
 
 if TYPE_CHECKING:
-    from penstock.objects.storage import ObjectStorage
+    from penstock.objects.system_storage import SystemStorage
 
 Row = tuple[Any, ...]
 
@@ -135,12 +125,14 @@ class Sql:
 
     __slots__ = ("_committer", "_execute", "_sandbox", "_total_changes")
 
-    def __init__(self, storage: ObjectStorage) -> None:
+    def __init__(self, storage: SystemStorage) -> None:
         self._committer = storage.committer
         self._execute = storage.committer.execute_restricted
         self._total_changes = storage.committer.database.total_changes
         self._sandbox = Sandbox()
-        storage.committer.database.restrict(self._sandbox.authorize, LIMITS)
+        storage.committer.database.restrict(
+            self._sandbox.authorize, LIMITS, self._sandbox.is_too_long, SQL_STEPS_BETWEEN_LOOKS
+        )
 
     def exec(self, query: str, *bindings: SqlValue) -> SqlCursor:
         """Run a query: one statement, or several with semicolons between them. The earlier ones are run to their
@@ -156,6 +148,7 @@ class Sql:
         when the disk is full: the object then starts again from what is durable.
         """
         statement = query
+        self._sandbox.looks = 0
         try:
             before = self._total_changes()
             if ";" in query:
@@ -171,8 +164,9 @@ class Sql:
         return SqlCursor(self, rows, statement, bindings, written)
 
     def _run_all_but_last(self, query: str) -> str:
-        if len(query) > SQL_TEXT_BYTES_MAX or len(query.encode()) > SQL_TEXT_BYTES_MAX:
-            raise Invalid(_text_too_long())
+        too_long = text_too_long(query)
+        if too_long:
+            raise Invalid(too_long)
         statements = split(query)
         if not statements:
             return ""
@@ -229,10 +223,15 @@ class Sql:
                 return Invalid(self._sandbox.reason)
             case apsw.BindingsError() | TypeError() | OverflowError() | UnicodeEncodeError():
                 return Invalid(_wrong_with_bindings(error, bindings))
+            case apsw.InterruptError():
+                return Invalid(
+                    f"The query ran more than {SQL_STEPS_MAX} instructions, the limit, and nothing else can run "
+                    "meanwhile. Let it look at less: with an index, or in parts."
+                )
             case apsw.ConstraintError():
                 return SqlConstraintError(str(error))
             case apsw.Error():
-                limit = _limit_passed(error, self._sandbox.text)
+                limit = limit_passed(error, self._sandbox.text)
                 return Invalid(limit) if limit else SqlError(str(error))
         return error
 
@@ -243,7 +242,7 @@ class SystemSql:
 
     __slots__ = ("_execute",)
 
-    def __init__(self, storage: ObjectStorage) -> None:
+    def __init__(self, storage: SystemStorage) -> None:
         self._execute: Callable[[str, tuple[SqlValue, ...]], apsw.Cursor] = storage.committer.execute
 
     def exec(self, query: str, *bindings: SqlValue) -> Rows:
@@ -253,6 +252,8 @@ class SystemSql:
 
 
 _BINDINGS = (type(None), int, float, str, bytes, bytearray, memoryview)
+#: In what apsw says of a wrong number of bindings.
+_USES = re.compile(r"uses (\d+)")
 _INT64 = range(-(1 << 63), 1 << 63)
 
 
@@ -279,37 +280,8 @@ def _wrong_with_bindings(error: Exception, bindings: tuple[object, ...]) -> str:
         if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
             return f"Binding {position} is not valid Unicode: it has a surrogate without its partner."
     if isinstance(error, apsw.BindingsError):
+        uses = _USES.search(str(error))
+        if uses is not None:
+            return f"The statement has {uses[1]} parameters, {len(bindings)} bindings were given."
         return f"The statement does not take {len(bindings)} bindings: {error}."
     return f"The query cannot be run: {error}."
-
-
-def _text_too_long() -> str:
-    return f"A query is longer than the limit of {SQL_TEXT_BYTES_MAX} bytes."
-
-
-#: What SQLite says above a limit, in part, and the limit.
-_LIMIT_MESSAGES = (
-    ("string or blob too big", f"A row, string or blob is larger than the limit of {SQL_ROW_BYTES_MAX} bytes."),
-    ("too many columns", f"The limit is {SQL_COLUMNS_MAX} columns."),
-    ("too many terms in compound SELECT", f"The limit is {SQL_COMPOUND_TERMS_MAX} terms in a compound SELECT."),
-    ("too many terms in", f"The limit is {SQL_COLUMNS_MAX} terms."),
-    ("variable number must be", f"The limit is {SQL_BINDINGS_MAX} bindings."),
-    ("too many SQL variables", f"The limit is {SQL_BINDINGS_MAX} bindings."),
-    ("too many arguments on", f"The limit is {SQL_FUNCTION_ARGUMENTS_MAX} arguments of a function."),
-    ("pattern too complex", f"The limit is {SQL_PATTERN_BYTES_MAX} bytes in the pattern of LIKE and GLOB."),
-    ("Expression tree is too large", f"The limit is a depth of {SQL_EXPRESSION_DEPTH_MAX} in an expression."),
-    ("Recursion limit", f"The limit is a depth of {SQL_EXPRESSION_DEPTH_MAX} in an expression."),
-    ("too many levels of trigger", f"The limit is {SQL_TRIGGER_DEPTH_MAX} levels of triggers."),
-    ("triggers nested too deep", f"The limit is {SQL_TRIGGER_DEPTH_MAX} levels of triggers."),
-    ("out of memory", f"The limit is {SQL_INSTRUCTIONS_MAX} instructions in a compiled statement."),
-)
-
-
-def _limit_passed(error: apsw.Error, text: str) -> str | None:
-    if isinstance(error, apsw.TooBigError) and len(text.encode()) > SQL_TEXT_BYTES_MAX:
-        return _text_too_long()
-    said = str(error)
-    for part, limit in _LIMIT_MESSAGES:
-        if part in said:
-            return f"{said}. {limit}"
-    return None

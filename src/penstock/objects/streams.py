@@ -17,9 +17,9 @@ from typing import Any
 import structlog
 
 from penstock.base.errors import ObjectFailed, PenstockError, Unavailable
-from penstock.base.limits import STREAM_CHUNK_BYTES_MAX
+from penstock.base.limits import STREAM_CHUNK_BYTES_MAX, STREAM_UNREAD_MS_MAX
 from penstock.objects.remote import Failure
-from penstock.objects.work import FAILURES
+from penstock.objects.work import is_from_outside
 from penstock.storage.channel import Channel
 
 log = structlog.get_logger("penstock.objects")
@@ -88,28 +88,53 @@ async def pump(
     failure: PenstockError | None = None
     try:
         if not channel.unread:
-            async for chunk in source:
-                for piece in _pieces(chunk):
-                    if before_chunk is not None:
-                        await before_chunk()
-                    await channel.write(piece)
-            if before_chunk is not None:
-                await before_chunk()
+            failure = await _write_all(source, channel, before_chunk)
     except asyncio.CancelledError:
         failure = Unavailable("The writer of the stream has ended before the stream.", retry_after_s=1)
         if not channel.unread or task.uncancel():
             raise
     except PenstockError as error:
         failure = error
-    except FAILURES as error:
-        name = type(error).__name__
-        failure = ObjectFailed(f"The writer of the stream failed: {name}: {error}", type_name=name)
     finally:
         channel.on_unread = lambda: None
         try:
             await close(source)
         finally:
             channel.end(b"" if failure is None else encode_failure(failure))
+
+
+async def _write_all(
+    source: AsyncIterator[bytes], channel: Channel, before_chunk: Callable[[], Awaitable[None]] | None
+) -> PenstockError | None:
+    """Gives the error in which the source ended. Raises what `before_chunk` raises."""
+    failure: PenstockError | None = None
+    try:
+        async for chunk in source:
+            for piece in _pieces(own_bytes(chunk)):
+                if before_chunk is not None:
+                    await before_chunk()
+                await _write(channel, piece)
+    except BaseException as error:
+        if is_from_outside(error):
+            raise
+        failure = error if isinstance(error, PenstockError) else _writer_failed(error)
+    if before_chunk is not None:
+        await before_chunk()  # the end tells about the writer as a chunk does, and so does an error
+    return failure
+
+
+async def _write(channel: Channel, piece: bytes) -> None:
+    try:
+        async with asyncio.timeout(STREAM_UNREAD_MS_MAX / 1000):
+            await channel.write(piece)
+    except TimeoutError:
+        minutes = STREAM_UNREAD_MS_MAX // 60_000
+        raise Unavailable(f"Nobody has read the stream for {minutes} minutes, so it was ended.") from None
+
+
+def _writer_failed(error: BaseException) -> ObjectFailed:
+    name = type(error).__name__
+    return ObjectFailed(f"The writer of the stream failed: {name}: {error}", type_name=name)
 
 
 def encode_failure(error: PenstockError) -> bytes:
@@ -124,14 +149,21 @@ async def close(source: Any) -> None:
         return
     try:
         await aclose()
-    except FAILURES as error:
+    except BaseException as error:
+        if is_from_outside(error):
+            raise
         log.warning("stream_not_closed_cleanly", error=repr(error))
 
 
-def _pieces(chunk: Any) -> Iterator[bytes]:
-    if type(chunk) is not bytes:
-        if not isinstance(chunk, (bytes, bytearray, memoryview)):
-            raise TypeError(f"a stream's chunks are bytes, not {type(chunk).__name__}")
-        chunk = bytes(chunk)  # its owner may change it
+def own_bytes(chunk: Any) -> bytes:
+    """The bytes of a chunk, whose owner may change it. Raises `TypeError` for what is none."""
+    if type(chunk) is bytes:
+        return chunk
+    if not isinstance(chunk, (bytes, bytearray, memoryview)):
+        raise TypeError(f"a stream's chunks are bytes, not {type(chunk).__name__}")
+    return bytes(chunk)
+
+
+def _pieces(chunk: bytes) -> Iterator[bytes]:
     for start in range(0, len(chunk), STREAM_CHUNK_BYTES_MAX):
         yield chunk[start : start + STREAM_CHUNK_BYTES_MAX]

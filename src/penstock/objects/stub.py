@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 BeforeCall = Callable[[], Awaitable[None]]
 
 
+class NoSuchMethod(Invalid, AttributeError):
+    """`Invalid` for whoever calls an object; an AttributeError for Python, which asks `hasattr` and the like."""
+
+
 class Bond:
     """What a stub knows of the object that it has called. Apart from the stub, so that the stub's methods can hold
     it without holding the stub, which would make a circle."""
@@ -62,44 +66,38 @@ class Stub:
     def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
         method = self._methods.get(name)
         if method is None:
-            raise Invalid(f"{self.id.namespace} has no method {name!r} that a stub can call.")
-        call = self._streaming(name, method) if method.streams else self._plain(name, method)
+            raise NoSuchMethod(f"{self.id.namespace} has no method {name!r} that a stub can call.")
+        call = self._caller(name, method)
         setattr(self, name, call)  # found at once the next time
         return call
 
-    def _plain(self, name: str, method: Method) -> Callable[..., Awaitable[Any]]:
+    def _caller(self, name: str, method: Method) -> Callable[..., Awaitable[Any]]:
         runtime, id, slot, before_call, bond = self._runtime, self.id, self.slot, self._before_call, self._bond
+        on_failure = bond.failed if bond is not None else None
+        streams, is_here = method.streams, slot == runtime.slot
 
         async def call(*args: Any, **kwargs: Any) -> Any:
-            if kwargs:
+            if kwargs or streams:
                 args = method.bind(args, kwargs)
             if bond is not None and bond.broken is not None:
                 raise bond.broken.with_traceback(None)
+            source = None
+            if streams:
+                args, source = method.take_stream(args)
+            # In this step: while the call waits at the gate the caller goes on, and may change what it gave.
+            sent: Any = method.copy_args(args) if is_here else method.encode_args(args)
             if before_call is not None:
                 await before_call()
             try:
-                if slot == runtime.slot:
-                    return method.copy_result(await runtime.call_here(id, name, method.copy_args(args)))
-                return method.decode_result(await runtime.call_there(slot, id, name, method.encode_args(args)))
-            except PenstockError as error:
-                if bond is not None:
-                    bond.failed(error)
-                raise
-
-        return call
-
-    def _streaming(self, name: str, method: Method) -> Callable[..., Awaitable[Any]]:
-        runtime, id, slot, before_call, bond = self._runtime, self.id, self.slot, self._before_call, self._bond
-        on_failure = bond.failed if bond is not None else None
-
-        async def call(*args: Any, **kwargs: Any) -> Any:
-            args = method.bind(args, kwargs)
-            if bond is not None and bond.broken is not None:
-                raise bond.broken.with_traceback(None)
-            if before_call is not None:
-                await before_call()
-            try:
-                return await runtime.call_streams(slot, id, method, name, args, before_call, on_failure)
+                if is_here:
+                    if not streams:
+                        return await runtime.call_here(id, name, sent, method.copy_result)
+                    return await runtime.call_streams_here(id, method, name, sent, source, before_call, on_failure)
+                if not streams:
+                    return method.decode_result(await runtime.call_there(slot, id, name, sent))
+                return await runtime.call_streams_there(
+                    slot, id, method, name, sent, source, before_call, on_failure
+                )
             except PenstockError as error:
                 if bond is not None:
                     bond.failed(error)
@@ -142,6 +140,11 @@ class Namespace:
 
     def get(self, id: ObjectId) -> Stub:
         """A stub of the object, which need not exist yet. Raises `Invalid` for an id of another class."""
+        if not isinstance(id, ObjectId):
+            raise Invalid(
+                f"get takes an ObjectId, not a {type(id).__name__}; use get_by_name(name), or "
+                "get(id_from_string(text)) for the text of an id."
+            )
         if id.namespace != self._name:
             raise Invalid(f"{id.label} is an object of {id.namespace}, not of {self._name}.")
         return Stub(self._runtime, id, self._methods, self._before_call, lasting=self._lasting)

@@ -17,8 +17,22 @@ from penstock.objects.durable_object import ObjectAborted
 
 T = TypeVar("T")
 
-#: What an object's code may raise. An abort may come out of a task group, in an exception group.
-FAILURES = (Exception, ObjectAborted, BaseExceptionGroup)
+
+def is_from_outside(error: BaseException) -> bool:
+    """Whether an error came out of an object's code that is not of its making: somebody has cancelled the task that
+    runs it, or closes it. All else is the code's own, whatever its kind: a SystemExit of `sys.exit()`, or the
+    CancelledError of a task of its own that it has cancelled and awaits."""
+    if isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task()
+        return task is None or task.cancelling() > 0
+    return isinstance(error, GeneratorExit)
+
+
+def is_abort(error: BaseException) -> bool:
+    """Whether it is that of `ctx.abort`, perhaps out of a task group."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.subgroup(ObjectAborted) is not None
+    return isinstance(error, ObjectAborted)
 
 
 class Work:

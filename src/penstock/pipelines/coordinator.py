@@ -22,10 +22,11 @@ import msgspec
 import structlog
 from msgspec import Struct, json
 
-from penstock.base.errors import NotFound, Unavailable
+from penstock.base.errors import NotFound, StorageFull, Unavailable
 from penstock.base.limits import SHARDS_MAX
 from penstock.objects import AlarmInfo, Context, DurableObject, Stub
 from penstock.objects.sql import SystemSql
+from penstock.objects.storage import system_storage
 from penstock.pipelines.environment import PipelineEnv
 from penstock.pipelines.layout import partition_ms
 from penstock.pipelines.plan import Plan, shard_count, shard_name
@@ -72,6 +73,12 @@ class ShardState(IntEnum):
     DRAINED = 2
 
 
+class ShardRef(Struct, frozen=True):
+    name: str
+    version: int
+    state: str
+
+
 class ShardDescription(Struct, frozen=True):
     """A shard of a generation. `status` is None if it could not be asked."""
 
@@ -99,7 +106,7 @@ class Coordinator(DurableObject[PipelineEnv]):
 
     def __init__(self, ctx: Context, env: PipelineEnv) -> None:
         super().__init__(ctx, env)
-        self._sql = SystemSql(ctx.storage)
+        self._sql = SystemSql(system_storage(ctx.storage))
         self._sql.exec(_TABLES)
         #: What the shards said of themselves lately, and when (not of the wall clock).
         self._loads: dict[str, tuple[ShardLoad, int]] = {}
@@ -148,6 +155,12 @@ class Coordinator(DurableObject[PipelineEnv]):
             for version, created_ms, drained_ms, code_version, settings, shards in rows
         ]
 
+    def ledgers(self) -> list[ShardRef]:
+        """All shards there ever were, the oldest generation's first: each has a ledger. Raises `NotFound`."""
+        self._newest()
+        rows = self._sql.exec("SELECT name, version, state FROM shards ORDER BY version, position")
+        return [ShardRef(name, version, ShardState(state).name.lower()) for name, version, state in rows]
+
     async def shards(self, drained: bool = False) -> list[ShardDescription]:
         """The shards with what they say of themselves; those that are drained only if asked for. Raises
         `NotFound`."""
@@ -162,7 +175,7 @@ class Coordinator(DurableObject[PipelineEnv]):
         shard = self._shard(name)
         try:
             status: ShardStatus | None = await shard.status()
-        except Unavailable as error:
+        except (Unavailable, StorageFull) as error:  # one that cannot even start on a full disk
             log.info("shard_not_asked", shard=name, error=error.message)
             status = None
         return ShardDescription(name, version, ShardState(state).name.lower(), shard.slot, status)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from penstock.base.limits import Limits
@@ -21,6 +22,7 @@ class PipelineStatistics:
     file_bytes: int = 0
     delivered_records: int = 0
     dead_records: int = 0
+    dead_reasons: Counter[str] = field(default_factory=Counter)
     delivery_failures: int = 0
     #: Accepted bytes that are in no file yet, by shard, by pipeline, and of all.
     undelivered_bytes: dict[str, int] = field(default_factory=dict)

@@ -28,6 +28,7 @@ from penstock.base.limits import (
 )
 from penstock.objects import AlarmInfo, Context, DurableObject
 from penstock.objects.sql import SystemSql
+from penstock.objects.storage import system_storage
 from penstock.pipelines.environment import PipelineEnv
 
 _TABLES = """
@@ -69,7 +70,7 @@ class IdempotencyKeys(DurableObject[PipelineEnv]):
     def __init__(self, ctx: Context, env: PipelineEnv) -> None:
         super().__init__(ctx, env)
         self._partition = ctx.name.rsplit("/", 1)[1]
-        self._sql = SystemSql(ctx.storage)
+        self._sql = SystemSql(system_storage(ctx.storage))
         self._sql.exec(_TABLES)
 
     def claim(self, key: str, fingerprint: str, shard: str) -> Claim:

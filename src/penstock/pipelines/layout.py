@@ -40,6 +40,16 @@ _EXTENSIONS: dict[Compression, str] = {
 #: are cut by days as well.)
 _TIMES = {"date": DAY_MS, "year": DAY_MS, "month": DAY_MS, "day": DAY_MS, "hr": HOUR_MS, "minute": MINUTE_MS}
 _NAMES = ("slug", "extension")
+_PATTERNS = {
+    "date": r"\d{4}-\d{2}-\d{2}",
+    "year": r"\d{4}",
+    "month": r"\d{2}",
+    "day": r"\d{2}",
+    "hr": r"\d{2}",
+    "minute": r"\d{2}",
+}
+#: A ULID, whose first digit is 7 at most.
+_SLUG = "[0-7][0-9A-HJKMNP-TV-Z]{25}"
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 
 
@@ -59,10 +69,19 @@ def file_key(layout: Layout, at_ms: int, ulid: str, *, dead: bool = False) -> st
         "slug": ulid,
         "extension": _EXTENSIONS[layout.compression],
     }
-    # The prefix is no template.
-    templates = (layout.filepath, layout.filename)
-    parts = (layout.prefix, DEAD_FOLDER if dead else "", *(_filled(part, variables) for part in templates))
-    return "/".join(part for part in parts if part)
+    return _fixed(layout, dead) + _filled(_template(layout), variables)
+
+
+def key_patterns(layout: Layout) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """What the keys that `file_key` gives look like, of data files and of dead-letter files. To be matched in full;
+    the group `slug` is the file's ULID."""
+    return _key_pattern(layout, dead=False), _key_pattern(layout, dead=True)
+
+
+def key_roots(layout: Layout) -> tuple[str, str]:
+    """What all keys of data files start with, and those of dead-letter files."""
+    data, dead = (_fixed(layout, dead) + _template(layout).partition("${")[0] for dead in (False, True))
+    return data, dead
 
 
 def partition_ms(layout: Layout) -> int | None:
@@ -101,6 +120,30 @@ def _time_variables(at_ms: int) -> dict[str, str]:
         "hr": f"{at:%H}",
         "minute": f"{at:%M}",
     }
+
+
+def _fixed(layout: Layout, dead: bool) -> str:
+    """What keys begin with before the templates, a slash at the end; the prefix is no template."""
+    return "".join(f"{part}/" for part in (layout.prefix, DEAD_FOLDER if dead else "") if part)
+
+
+def _template(layout: Layout) -> str:
+    return "/".join(part for part in (layout.filepath, layout.filename) if part)
+
+
+def _key_pattern(layout: Layout, *, dead: bool) -> re.Pattern[str]:
+    patterns = {**_PATTERNS, "extension": re.escape(_EXTENSIONS[layout.compression])}
+    # Texts and names of variables take turns.
+    texts_and_names = _VARIABLE.split(_template(layout))
+    pattern = re.escape(_fixed(layout, dead))
+    for index, part in enumerate(texts_and_names):
+        if index % 2 == 0:
+            pattern += re.escape(part)
+        elif part != "slug":
+            pattern += patterns[part]
+        else:
+            pattern += "(?P=slug)" if "(?P<slug>" in pattern else f"(?P<slug>{_SLUG})"
+    return re.compile(pattern, re.ASCII)
 
 
 def _filled(template: str, variables: dict[str, str]) -> str:

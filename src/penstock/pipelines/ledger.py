@@ -18,8 +18,10 @@ from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import Struct, json
+from msgspec.structs import replace
 
+from penstock.base.errors import NotFound
 from penstock.base.limits import LEDGER_SEGMENTS_MAX
 from penstock.objects.sql import SystemSql
 
@@ -49,7 +51,9 @@ CREATE TABLE IF NOT EXISTS files (
   delivered INTEGER NOT NULL,
   size_bytes INTEGER,              -- of the object in the bucket
   sha256 TEXT,                     -- likewise
-  replayed_ms INTEGER,             -- when a dead-letter file's records were sent again
+  replayed_ms INTEGER,             -- when all records of a dead-letter file had been sent again
+  replay TEXT,                     -- JSON: of those reasons whose records were: when that began, or 0 if it is done
+  reasons TEXT,                    -- JSON: a dead-letter file's records by reason
   PRIMARY KEY (segment, key)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS totals (
@@ -59,7 +63,15 @@ CREATE TABLE IF NOT EXISTS totals (
   delivered_records INTEGER NOT NULL, dead_records INTEGER NOT NULL
 ) STRICT;
 INSERT INTO totals VALUES (0, 1, 0, 0, 0, 0) ON CONFLICT DO NOTHING;
+CREATE TABLE IF NOT EXISTS dead_totals (
+  reason TEXT PRIMARY KEY,
+  records INTEGER NOT NULL         -- of delivered dead-letter files
+) STRICT, WITHOUT ROWID;
 """
+
+
+#: In `LedgerFile.replay`.
+REPLAYED = 0
 
 
 class State(IntEnum):
@@ -85,7 +97,9 @@ class Segment(Struct, frozen=True):
 
 
 class LedgerFile(Struct, frozen=True):
-    """`size_bytes` and `sha256` are those of the object in the bucket, known once it is made."""
+    """`size_bytes` and `sha256` are those of the object in the bucket, known once it is made. `reasons`: how many
+    records of a dead-letter file are dead by each reason; `replay`: when sending those of a reason again began, or
+    `REPLAYED`."""
 
     segment: str
     key: str
@@ -97,31 +111,44 @@ class LedgerFile(Struct, frozen=True):
     size_bytes: int | None = None
     sha256: str | None = None
     replayed_ms: int | None = None
+    replay: dict[str, int] = {}
+    reasons: dict[str, int] = {}
 
 
 class Totals(Struct, frozen=True):
-    """Of a shard since it was made. `ledger_from_record`: the first record that the ledger still tells of."""
+    """Of a shard since it was made. `ledger_from_record`: the first record that the ledger still tells of.
+    `dead_reasons`: the dead records by reason."""
 
     ledger_from_record: int = 1
     files: int = 0
     file_bytes: int = 0
     delivered_records: int = 0
     dead_records: int = 0
+    dead_reasons: dict[str, int] = {}
 
 
 class LedgerPage(Struct, frozen=True):
     """Segments in the order of their ULIDs, which is that of their rows, with their files. `more` if there are
-    further ones."""
+    further ones.
+
+    As it was at that moment: the shard had accepted `accepted_records`, and its ledger told of the records from
+    `from_record` on."""
 
     segments: list[Segment]
     files: list[LedgerFile]
     more: bool
+    from_record: int = 1
+    accepted_records: int = 0
+
+
+#: Whether a file is in a ledger, is not, or may have been in what the ledger has forgotten.
+Standing = Literal["known", "unknown", "forgotten"]
 
 
 _SEGMENT = (
     "ulid, state, first_sequence, last_sequence, first_record, records, bytes, received_ms, sealed_ms, delivered_ms"
 )
-_FILE = "segment, key, kind, records, bytes, spool, delivered, size_bytes, sha256, replayed_ms"
+_FILE = "segment, key, kind, records, bytes, spool, delivered, size_bytes, sha256, replayed_ms, replay, reasons"
 
 
 class Ledger:
@@ -197,6 +224,12 @@ class Ledger:
             "   FROM files WHERE segment = ?1) AS new",
             segment.ulid,
         )
+        self._sql.exec(
+            "INSERT INTO dead_totals SELECT r.key, sum(r.value) FROM files, json_each(files.reasons) AS r"
+            " WHERE segment = ?1 AND reasons IS NOT NULL GROUP BY r.key"
+            " ON CONFLICT (reason) DO UPDATE SET records = records + excluded.records",
+            segment.ulid,
+        )
         self._sql.exec("UPDATE segments SET delivered_ms = ?2 WHERE ulid = ?1", segment.ulid, now_ms)
         self._set_state(segment, State.DELIVERED)
 
@@ -223,26 +256,57 @@ class Ledger:
             ]
         return LedgerPage(segments, files, len(rows) > limit)
 
-    def dead_files(self, since_ms: int, after: str, limit: int) -> Sequence[LedgerFile]:
-        """Dead-letter files of segments sealed since `since_ms`, whose ULID is above `after`, that are in the
-        bucket and were not sent again."""
+    def standing(self, segment: str, key: str) -> Standing:
+        """Of the file with this key, whose segment has this ULID."""
+        if self._sql.exec("SELECT 1 FROM files WHERE segment = ?1 AND key = ?2", segment, key).first():
+            return "known"
+        oldest: str | None = self._sql.exec("SELECT min(ulid) FROM segments").one()[0]
+        forgets = self.totals().ledger_from_record > 1
+        return "forgotten" if forgets and (oldest is None or segment < oldest) else "unknown"
+
+    def dead_files(self, since_ms: int, until_ms: int, after: str, limit: int) -> Sequence[LedgerFile]:
+        """Dead-letter files that are in the bucket and were not all sent again, of segments whose ULID is above
+        `after` that were sealed from `since_ms` to before `until_ms`."""
         rows = self._sql.exec(
             f"SELECT {', '.join('f.' + name for name in _FILE.split(', '))}"
             " FROM files AS f JOIN segments AS s ON s.ulid = f.segment"
             " WHERE f.segment > ?1 AND f.kind = 'dead' AND f.delivered AND f.replayed_ms IS NULL"
-            " AND s.sealed_ms >= ?2 ORDER BY f.segment LIMIT ?3",
-            *(after, since_ms, limit),
+            " AND s.sealed_ms >= ?2 AND s.sealed_ms < ?3 ORDER BY f.segment LIMIT ?4",
+            *(after, since_ms, until_ms, limit),
         )
         return [_file(row) for row in rows]
 
-    def replayed(self, segment: str, key: str, now_ms: int) -> None:
-        self._sql.exec(
-            "UPDATE files SET replayed_ms = ?3 WHERE segment = ?1 AND key = ?2 AND replayed_ms IS NULL",
-            *(segment, key, now_ms),
-        )
+    def replay_begun(self, segment: str, key: str, reasons: Iterable[str], now_ms: int) -> dict[str, int]:
+        """A dead-letter file's records of these reasons are about to be sent again. Gives, for
+        each reason, when that first began, or `REPLAYED`."""
+        replay = self._file(segment, key).replay
+        return self._set_replay(segment, key, dict.fromkeys(reasons, now_ms) | replay)
+
+    def replayed(self, segment: str, key: str, reasons: Iterable[str], now_ms: int) -> None:
+        """They were sent. Harmless to say twice."""
+        file = self._file(segment, key)
+        replay = self._set_replay(segment, key, file.replay | dict.fromkeys(reasons, REPLAYED))
+        if all(replay.get(reason) == REPLAYED for reason in file.reasons):
+            self._sql.exec(
+                "UPDATE files SET replayed_ms = ?3 WHERE segment = ?1 AND key = ?2 AND replayed_ms IS NULL",
+                *(segment, key, now_ms),
+            )
+
+    def _file(self, segment: str, key: str) -> LedgerFile:
+        rows = self._sql.exec(f"SELECT {_FILE} FROM files WHERE segment = ?1 AND key = ?2", segment, key)
+        row = rows.first()
+        if row is None:
+            raise NotFound(f"The ledger does not tell of {key} any more.")
+        return _file(row)
+
+    def _set_replay(self, segment: str, key: str, replay: dict[str, int]) -> dict[str, int]:
+        text = json.encode(replay).decode()
+        self._sql.exec("UPDATE files SET replay = ?3 WHERE segment = ?1 AND key = ?2", segment, key, text)
+        return replay
 
     def totals(self) -> Totals:
-        return Totals(*self._sql.exec("SELECT * FROM totals").one()[1:])
+        reasons: dict[str, int] = dict(self._sql.exec("SELECT reason, records FROM dead_totals ORDER BY reason"))
+        return replace(Totals(*self._sql.exec("SELECT * FROM totals").one()[1:]), dead_reasons=reasons)
 
     def discard_unfinished(self) -> None:
         """Forget what is not in the bucket yet."""
@@ -254,8 +318,9 @@ class Ledger:
     def _add_files(self, files: Iterable[LedgerFile]) -> None:
         for f in files:
             self._sql.exec(
-                f"INSERT INTO files ({_FILE}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, ?7, ?8, NULL)",
+                f"INSERT INTO files ({_FILE}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, ?7, ?8, NULL, NULL, ?9)",
                 *(f.segment, f.key, f.kind, f.records, f.bytes, f.spool, f.size_bytes, f.sha256),
+                json.encode(f.reasons).decode() if f.reasons else None,
             )
 
     def _set_state(self, segment: Segment, state: State) -> None:
@@ -276,4 +341,7 @@ def _segment(row: tuple[object, ...]) -> Segment:
 
 def _file(row: tuple[object, ...]) -> LedgerFile:
     values = dict(zip(_FILE.split(", "), row, strict=True))
+    for name in ("replay", "reasons"):
+        text = values[name]
+        values[name] = json.decode(text) if isinstance(text, str) else {}
     return LedgerFile(**{**values, "delivered": bool(values["delivered"])})  # type: ignore[arg-type]

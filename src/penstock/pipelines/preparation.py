@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -89,6 +90,7 @@ class _Output:
         self.kind = kind
         self.path = path
         self.records = self.bytes = self.size_bytes = 0
+        self.reasons: Counter[str] = Counter()
         self._spool = spool
         self._compressor = compressor(layout.compression)
         self._sha256 = hashlib.sha256()
@@ -113,6 +115,7 @@ class _Output:
             spool=self.path,
             size_bytes=self.size_bytes,
             sha256=self._sha256.hexdigest(),
+            reasons=dict(self.reasons),
         )
 
     def _write(self, data: bytes, *, all: bool = False) -> None:
@@ -136,6 +139,7 @@ class _Writer:
         #: Of the files that records chose.
         self._data_keys: set[str] = set()
         self._dead: list[bytes] = []
+        self._dead_reasons: Counter[str] = Counter()
         time = recipe.partition_time
         self._time_of = _TimeReader(time) if time is not None else None
         self._partition_ms = partition_ms(recipe.layout)
@@ -152,6 +156,7 @@ class _Writer:
             record, reason, detail, self._recipe.version, segment.received_ms, transform, code_version
         )
         self._dead.append(line)
+        self._dead_reasons[reason] += 1
 
     def add(self, ndjson: bytes) -> None:
         if self._time_of is None:
@@ -162,9 +167,11 @@ class _Writer:
             for key, lines in self._by_key(ndjson, self._time_of).items():
                 self._output(key, "data").add(b"".join(lines), len(lines) // 2)
         if self._dead:
-            key = self._key(self._segment.received_ms, "dead")
-            self._output(key, "dead").add(b"".join(self._dead), len(self._dead))
+            output = self._output(self._key(self._segment.received_ms, "dead"), "dead")
+            output.add(b"".join(self._dead), len(self._dead))
+            output.reasons += self._dead_reasons
             self._dead.clear()
+            self._dead_reasons.clear()
 
     def finish(self) -> None:
         outputs = self._outputs.values()

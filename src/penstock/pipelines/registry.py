@@ -14,6 +14,7 @@ from penstock.base.errors import Conflict
 from penstock.base.ids import random_id
 from penstock.objects import Context, DurableObject
 from penstock.objects.sql import SystemSql
+from penstock.objects.storage import system_storage
 from penstock.pipelines.environment import PipelineEnv
 from penstock.pipelines.settings import PipelineDescription, PipelineSettings
 
@@ -30,7 +31,7 @@ class Page(Struct, frozen=True):
 class Registry(DurableObject[PipelineEnv]):
     def __init__(self, ctx: Context, env: PipelineEnv) -> None:
         super().__init__(ctx, env)
-        self._sql = SystemSql(ctx.storage)
+        self._sql = SystemSql(system_storage(ctx.storage))
         self._creating: set[tuple[str, str]] = set()
         # A name is reserved first and confirmed when its coordinator has stored the settings.
         self._sql.exec(

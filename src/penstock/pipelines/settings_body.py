@@ -33,6 +33,7 @@ from penstock.pipelines.settings import (
     Source,
     TransformRef,
 )
+from penstock.storage.bucket_names import BUCKET_NAME
 from penstock.storage.connection import REGION_DEFAULT, S3Connection, S3Credentials, checked_region
 
 CODE_INVALID_NAME = 2
@@ -43,7 +44,6 @@ Connect = Callable[[str, S3Credentials, str, bool], S3Connection]
 
 _NAME = re.compile(r"[a-zA-Z0-9-]{1,128}")
 _NAME_RULE = f"must be 1 to {limits.PIPELINE_NAME_LENGTH_MAX} characters of a-z, A-Z, 0-9 and '-'"
-_BUCKET = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 #: What file systems take as a name.
 _NAME_BYTES_MAX = 255
 _FIELD_NAME = re.compile(rf'[^"\\\x00-\x1f]{{1,{limits.FIELD_NAME_LENGTH_MAX}}}')
@@ -200,7 +200,7 @@ def parse_settings(
     destination = asked.destination
     path = destination.path
     check_name(asked.name)
-    if not _BUCKET.fullmatch(path.bucket):
+    if not BUCKET_NAME.fullmatch(path.bucket):
         raise _invalid(
             "destination.path.bucket",
             "must be 3 to 63 characters of a-z, 0-9 and '-', and start and end with a letter or digit",

@@ -25,19 +25,21 @@ from functools import partial
 
 import structlog
 from msgspec import Struct, json
+from msgspec.structs import replace
 
 from penstock.base.errors import Conflict, Overloaded, PenstockError
 from penstock.base.ids import next_ulid
 from penstock.base.limits import FREE_SLICE_BYTES, FREE_SLICE_ROWS
 from penstock.objects import AlarmInfo, Context, DurableObject
 from penstock.objects.sql import SystemSql
+from penstock.objects.storage import system_storage
 from penstock.pipelines import buffer, ledger
 from penstock.pipelines.backpressure import Budgets, Rate, exceeded, retry_after_s
 from penstock.pipelines.buffer import Buffer
 from penstock.pipelines.environment import PipelineEnv
 from penstock.pipelines.file_content import Digest, file_chunks, read_piece
 from penstock.pipelines.layout import file_key
-from penstock.pipelines.ledger import Ledger, LedgerFile, LedgerPage, Segment, State, Totals
+from penstock.pipelines.ledger import Ledger, LedgerFile, LedgerPage, Segment, Standing, State, Totals
 from penstock.pipelines.preparation import Recipe, prepare
 from penstock.pipelines.rolling import Rolling, due_at_ms
 from penstock.pipelines.scaling import LoadMeter
@@ -105,7 +107,8 @@ class ShardStatus(Struct, frozen=True):
 class StreamShard(DurableObject[PipelineEnv]):
     def __init__(self, ctx: Context, env: PipelineEnv) -> None:
         super().__init__(ctx, env)
-        self._sql = SystemSql(ctx.storage)
+        self._storage = system_storage(ctx.storage)
+        self._sql = SystemSql(self._storage)
         self._sql.exec(_TABLES)
         self._keys = ShardKeys(self._sql, ctx.clock)
         config, closed, discarded, drained = self._sql.exec("SELECT * FROM state").one()[1:]
@@ -266,7 +269,27 @@ class StreamShard(DurableObject[PipelineEnv]):
 
     def ledger(self, after: str, limit: int) -> LedgerPage:
         """Up to `limit` segments with a ULID above `after`, with their files."""
-        return self._ledger.page(after, limit)
+        page = self._ledger.page(after, limit)
+        from_record = self._ledger.totals().ledger_from_record
+        return replace(page, from_record=from_record, accepted_records=self._buffer.end.record)
+
+    def standings(self, files: list[tuple[str, str]]) -> list[Standing]:
+        """Whether the ledger knows these files, each a segment's ULID and a key."""
+        return [self._ledger.standing(segment, key) for segment, key in files]
+
+    def dead_files(self, since_ms: int, until_ms: int, after: str, limit: int) -> list[LedgerFile]:
+        """Up to `limit` dead-letter files that are in the bucket and were not all sent again, of segments with a
+        ULID above `after` that were sealed from `since_ms` to before `until_ms`."""
+        return list(self._ledger.dead_files(since_ms, until_ms, after, limit))
+
+    def replay_begun(self, segment: str, key: str, reasons: list[str]) -> dict[str, int]:
+        """A dead-letter file's records of these reasons are about to be sent again. Gives, for each reason, when
+        that first began, or `REPLAYED`. Raises `NotFound` when the ledger has forgotten the file."""
+        return self._ledger.replay_begun(segment, key, reasons, self.ctx.clock.now_ms())
+
+    def replayed(self, segment: str, key: str, reasons: list[str]) -> None:
+        """They were sent. Harmless to say twice."""
+        self._ledger.replayed(segment, key, reasons, self.ctx.clock.now_ms())
 
     # -- out ----------------------------------------------------------------------------------------------
 
@@ -295,7 +318,7 @@ class StreamShard(DurableObject[PipelineEnv]):
                     await self._deliver(segment)
                 await self._free_rows(segment.last, segment.bytes)
                 self._ledger.freed(segment)
-                await self.ctx.storage.give_back_space()
+                await self._storage.give_back_space()
             except Exception as error:  # noqa: BLE001 - a bug of ours must not end deliveries either
                 self._note_failure(segment, error)
                 return
@@ -392,7 +415,7 @@ class StreamShard(DurableObject[PipelineEnv]):
             assert file.size_bytes is not None
             return partial(self.env.spool.chunks, file.spool, file.size_bytes)
         compression = config.recipe.layout.compression
-        return partial(file_chunks, self.ctx.storage.reader, segment.first, segment.last, compression)
+        return partial(file_chunks, self._storage.reader, segment.first, segment.last, compression)
 
     async def _prepare(self, segment: Segment, config: ShardConfig) -> None:
         # The rows must be durable: they are read through a second connection, which sees durable ones alone.
@@ -412,7 +435,7 @@ class StreamShard(DurableObject[PipelineEnv]):
         """The segment's NDJSON, in whole rows."""
         first = segment.first
         while first <= segment.last:
-            read = partial(read_piece, self.ctx.storage.reader, first, segment.last)
+            read = partial(read_piece, self._storage.reader, first, segment.last)
             ndjson, first = await self.env.offload.run("bulk", read)
             yield ndjson
 
@@ -491,6 +514,7 @@ class StreamShard(DurableObject[PipelineEnv]):
         statistics.file_bytes += size_bytes
         if file.kind == "dead":
             statistics.dead_records += file.records
+            statistics.dead_reasons.update(file.reasons)
         else:
             statistics.delivered_records += file.records
         log.info(

@@ -32,7 +32,8 @@ from penstock.server.connection import Connection
 from penstock.server.listen import Port
 from penstock.server.node import Node
 from penstock.server.settings import ServeSettings
-from penstock.server.supervision import EXIT_DATA_GONE, EXIT_DISK, EXIT_NOT_NOW, EXIT_START
+from penstock.server.supervision import EXIT_BLOCKED, EXIT_DATA_GONE, EXIT_DISK, EXIT_NOT_NOW, EXIT_START
+from penstock.server.watchdog import Watchdog
 from penstock.storage.disk import OsDisk
 from penstock.storage.object_store import FolderStore
 from penstock.storage.offload import Threads
@@ -107,9 +108,11 @@ async def _run(place: ExecutorPlace) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_reader(place.lifeline, stop.set)
+    watchdog = Watchdog(place.settings.blocked_seconds_max, _blocked)
+    watchdog.start()
     try:
         async with asyncio.TaskGroup() as tasks:
-            life = tasks.create_task(_live(place, tasks))
+            life = tasks.create_task(_live(place, tasks, watchdog))
             await stop.wait()
             loop.remove_reader(place.lifeline)
             if not life.done():
@@ -120,15 +123,17 @@ async def _run(place: ExecutorPlace) -> None:
             raise _Ended
     except* _Ended:
         pass
+    finally:
+        watchdog.stop()
 
 
 class _Ended(Exception):
     """Ends the task group, with the background tasks in it."""
 
 
-async def _live(place: ExecutorPlace, tasks: asyncio.TaskGroup) -> Node:
+async def _live(place: ExecutorPlace, tasks: asyncio.TaskGroup, watchdog: Watchdog) -> Node:
     """Start, serve until SIGTERM, drain. What is left to do then is to stop the node."""
-    node, transport = _build(place, tasks)
+    node, transport = _build(place, tasks, watchdog)
     try:
         await node.start()
     except PenstockError as error:
@@ -165,7 +170,7 @@ async def _live(place: ExecutorPlace, tasks: asyncio.TaskGroup) -> Node:
     return node
 
 
-def _build(place: ExecutorPlace, tasks: asyncio.TaskGroup) -> tuple[Node, UnixTransport]:
+def _build(place: ExecutorPlace, tasks: asyncio.TaskGroup, watchdog: Watchdog) -> tuple[Node, UnixTransport]:
     folder = str(place.settings.data_dir.absolute())
     clock, disk, offload = SystemClock(), OsDisk(folder), Threads()
     relay = LocalRelay(offload, clock, _fatal)
@@ -201,6 +206,7 @@ def _build(place: ExecutorPlace, tasks: asyncio.TaskGroup) -> tuple[Node, UnixTr
             clock,
             memory_bytes_max=place.settings.limits.transform_memory_bytes_max,
         ),
+        blocked_seconds=lambda: watchdog.blocked_seconds,
     )
     return node, transport
 
@@ -211,6 +217,12 @@ def _not_started(error: PenstockError) -> NoReturn:
     log.error("executor_not_started", error=error.message)
     sys.stderr.flush()
     os._exit(EXIT_NOT_NOW if isinstance(error, (StorageFull, Unavailable)) else EXIT_START)
+
+
+def _blocked() -> NoReturn:
+    """The loop will not come back by itself. As in a crash nothing is lost: what was acknowledged is durable."""
+    sys.stderr.flush()
+    os._exit(EXIT_BLOCKED)
 
 
 def _fatal(error: PenstockError) -> NoReturn:

@@ -28,7 +28,8 @@ from penstock.http.auth import Account
 from penstock.storage.secrets import SecretKey, decode_keys, encode_keys, new_secret_key
 from penstock.tokens.token_registry import token_hash
 
-FORMAT_VERSION = 1
+#: 2: pipelines have generations, shards a ledger.
+FORMAT_VERSION = 2
 SECRET_KEY_FILE = "secret.key"
 #: How long a start waits for the server before it to let go of the directory: after a kill -9 of the supervisor
 #: alone, its executors notice within milliseconds.
@@ -129,7 +130,7 @@ class DataDir:
             if version != FORMAT_VERSION:
                 raise Invalid(
                     f"{self.path} was written in format {version}; this penstock reads format {FORMAT_VERSION}. "
-                    "Use the version of penstock that wrote it, or a newer one."
+                    + _what_to_do(version)
                 )
             return msgspec.json.decode(file.read_bytes(), type=Instance)
         except msgspec.DecodeError as error:
@@ -153,6 +154,15 @@ class DataDir:
             return
         except (tomllib.TOMLDecodeError, KeyError) as error:
             raise Invalid(f"{file} is damaged ({error!r}). Restore or remove it.") from error
+
+
+def _what_to_do(version: int) -> str:
+    if version > FORMAT_VERSION:
+        return "Use the version of penstock that wrote it, or a newer one."
+    return (
+        "Nothing converts it: give another --data-dir. What waits in the old one is delivered by the version of "
+        "penstock that wrote it, when its pipelines are deleted."
+    )
 
 
 def _key_is_gone(path: Path, key_id: str | None, problem: str) -> str:

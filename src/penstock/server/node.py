@@ -18,14 +18,17 @@ from penstock.http.namespaces import NamespaceRoutes
 from penstock.http.objects import ObjectRequests
 from penstock.http.operations import OperationRoutes
 from penstock.http.pipelines import PipelineRoutes
+from penstock.http.replay import ReplayRoutes
 from penstock.http.request_id import RequestIds
 from penstock.http.tokens import TokenRoutes
+from penstock.http.verification import VerificationRoutes
 from penstock.objects import Runtime, inspection
 from penstock.pipelines.broker import Broker
 from penstock.pipelines.coordinator import Coordinator
 from penstock.pipelines.environment import PipelineEnv, PipelineStatistics
 from penstock.pipelines.idempotency_keys import IdempotencyKeys
 from penstock.pipelines.registry import Registry
+from penstock.pipelines.replay import Replayer
 from penstock.pipelines.spool import Spool
 from penstock.pipelines.stream_shard import StreamShard
 from penstock.pipelines.transforms import Transforms
@@ -45,7 +48,8 @@ _METRICS = b"metrics"
 
 class Node:
     """`app` is the ASGI application, `answer` what siblings' requests are given to. `namespaces` are those of the
-    user's classes, where they are not called after their class. `transforms` run the application's functions."""
+    user's classes, where they are not called after their class. `transforms` run the application's functions,
+    `blocked_seconds` says how long the event loop has stood still."""
 
     def __init__(
         self,
@@ -62,6 +66,7 @@ class Node:
         application: Application = NO_APPLICATION,
         namespaces: Mapping[str, str] | None = None,
         transforms: Transforms,
+        blocked_seconds: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._ports = ports
         self._slot = slot
@@ -69,6 +74,7 @@ class Node:
         self._tasks = tasks
         self._ready = False
         self._relay_statistics = relay_statistics
+        self._blocked_seconds = blocked_seconds
         self.statistics = PipelineStatistics()
         self.transforms = transforms
         self.runtime = Runtime(
@@ -98,15 +104,16 @@ class Node:
         ids = RequestIds(ports.rng)
         authenticator = Authenticator(account, TokenCache(self.runtime))
         self.inflight = Inflight(limits.inflight_bytes_max)
-        self.ingest = Ingest(
-            Broker(self.runtime), authenticator, self.guard, limits, self.inflight, ids, ports.clock
-        )
+        broker = Broker(self.runtime)
+        self.ingest = Ingest(broker, authenticator, self.guard, limits, self.inflight, ids, ports.clock)
         self.objects = ObjectRequests(
             self.runtime, application, authenticator, self.guard, limits, self.inflight, ids
         )
         endpoints = [
             *OperationRoutes(lambda: self._ready, self._metrics).endpoints,
             *PipelineRoutes(self.runtime, transforms, limits).endpoints,
+            *VerificationRoutes(self.runtime).endpoints,
+            *ReplayRoutes(Replayer(self.runtime, broker, self.guard), self.runtime, limits).endpoints,
             *TokenRoutes(self.runtime, limits, ports.clock).endpoints,
             *NamespaceRoutes(self.runtime, self.inspection, application, limits).endpoints,
         ]
@@ -142,6 +149,7 @@ class Node:
             self.guard,
             self.inflight,
             self.objects.statistics,
+            self._blocked_seconds(),
         )
 
     async def _metrics(self) -> bytes:

@@ -12,6 +12,8 @@ EXIT_DISK = 74
 #: An executor could not start, but may some time later, without anybody's help: the disk was full (sysexits.h:
 #: EX_TEMPFAIL). It is started again for ever.
 EXIT_NOT_NOW = 75
+#: An executor whose event loop stood still for too long (`server/watchdog.py`). It is started again.
+EXIT_BLOCKED = 76
 #: A start that fails again and again (sysexits.h: EX_SOFTWARE).
 EXIT_START = 70
 

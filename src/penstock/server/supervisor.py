@@ -27,7 +27,7 @@ from penstock.base.clock import Clock, SystemClock
 from penstock.base.errors import Fenced, PenstockError
 from penstock.base.limits import EXECUTORS_MAX
 from penstock.http.auth import Account
-from penstock.objects.alarm_index import rehome
+from penstock.objects.alarm_table import rehome
 from penstock.server.executor import DRAINED, READY, STOP_SIGNALS, ExecutorPlace, run_executor
 from penstock.server.instance import DataDir
 from penstock.server.listen import Port
@@ -37,6 +37,7 @@ from penstock.server.settings import ServeSettings
 from penstock.server.supervision import EXIT_DISK, EXIT_START, Health, Stop, on_executor_end
 from penstock.storage.disk import OsDisk
 from penstock.storage.secrets import SecretKey
+from penstock.storage.sqlite_memory import spare_lookaside
 
 log = structlog.get_logger("penstock.server")
 
@@ -58,6 +59,8 @@ def serve(settings: ServeSettings) -> int:
     kill. 70: executors do not start. 74: a disk refused to make data durable."""
     configure_logs(settings.log_format, process="supervisor")
     _raise_descriptor_limit()
+    if not spare_lookaside():
+        log.warning("sqlite_in_use", application=settings.application.source)
     try:
         if not 1 <= settings.executors <= EXECUTORS_MAX:
             raise PenstockError(f"--executors must be from 1 to {EXECUTORS_MAX}.")

@@ -15,6 +15,10 @@ instance after a kill -9. The checkpoint at opening syncs the log and the databa
 a failed fsync that is not enough: the kernel calls the log's lost pages clean, so that syncing them does nothing,
 and a power cut in the middle of the checkpoint would leave half of a transaction (Rebello et al., "Can
 Applications Recover from fsync Failures?", ATC 2020). So a log that is found is first written over itself.
+
+**An opening that finds no log**, as after a close, syncs twice, and each is needed: the log, since from now on it
+says which opening this is; and the folder, since bytes under a name that a power cut takes away are lost. SQLite
+would sync two more times, see `_first_transaction`.
 """
 
 from __future__ import annotations
@@ -31,6 +35,7 @@ from penstock.base.errors import Corrupt, Fenced, PenstockError, StorageFull, Un
 from penstock.base.limits import DISK_FULL_RETRY_S
 from penstock.storage.disk import Disk, WalFile
 from penstock.storage.relay import Commit
+from penstock.storage.sqlite_memory import spare_pages
 
 #: A value that SQLite stores: what a statement's parameters and rows are made of.
 SqlValue = None | int | float | str | bytes
@@ -91,13 +96,17 @@ class Database:
         folder = posixpath.dirname(path)
         with translated_errors(path), _io_errors_fence(path):
             disk.make_dirs(folder)
+            # Before SQLite makes one. It was not there: then nobody has written to it before us, since its owner is
+            # dead or, if it lives, has the lock, on which this opening fails.
+            log_was_left = disk.exists(path + "-wal")
             connection = database._connect()
             database._connection = connection
             try:
-                database._recover(connection)
+                database._recover(connection, log_was_left)
                 database._wal = disk.open_wal(path + "-wal")
                 database._wal_header = database._wal.read(0, _WAL_HEADER_BYTES)
                 database._wal.sync()
+                # SQLite's own sync of the folder, where there was one, does not tell whether it failed.
                 disk.sync_dir(folder)
             except BaseException:
                 connection.close()
@@ -125,20 +134,37 @@ class Database:
             raise
         return connection
 
-    def _recover(self, connection: apsw.Connection) -> None:
+    def _recover(self, connection: apsw.Connection, log_was_left: bool) -> None:
         connection.set_wal_hook(self._on_wal_commit)  # also turns automatic checkpoints off
-        # Not before now: the connection has taken the lock, so the log is ours.
-        self._disk.harden(self._path + "-wal")
-        connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        if log_was_left:
+            # Not before now: the connection has taken the lock, so the log is ours. An empty one too: that it was
+            # cut off may not be on the disk yet.
+            self._disk.harden(self._path + "-wal")
+            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
         self._page_size = connection.pragma("page_size")
-        # The first transaction of this opening takes the next epoch and makes the log file exist.
+        self._first_transaction(connection, log_is_new=not log_was_left)
+        self._wal_end = self._wal_bytes_of(self._hook_frames)
+        spare_pages(connection)
+
+    def _first_transaction(self, connection: apsw.Connection, *, log_is_new: bool) -> None:
+        """Of this opening: it takes the next epoch and makes the log file exist.
+
+        SQLite syncs the log's first header, and the folder, before it writes the first frame. It does so for a log
+        that is written over from its start: otherwise a power cut could leave the old header with a part of the old
+        frames, and so put back what has been copied into the database since. A new log has no old frames. If the
+        power goes now, there is the new log or a part of it, of which SQLite takes what is whole; or the name leads
+        to the log that the last close has removed, all of which was copied back and synced before. Nothing else is
+        copied back before `open` has synced the log and the folder.
+        """
+        if log_is_new:
+            connection.pragma("synchronous", "off")
         with connection:
             connection.execute(_META)
             self._opening = connection.execute(
                 "INSERT INTO _penstock_meta VALUES ('openings', 1)"
                 " ON CONFLICT DO UPDATE SET value = value + 1 RETURNING value"
             ).get
-        self._wal_end = self._wal_bytes_of(self._hook_frames)
+        connection.pragma("synchronous", "normal")
 
     def _on_wal_commit(self, _connection: apsw.Connection, _schema: str, frames: int) -> int:
         self._hook_frames = frames
@@ -176,9 +202,12 @@ class Database:
         with contextlib.suppress(apsw.ExecTraceAbort):
             cursor.execute(sql, parameters, prepare_flags=apsw.SQLITE_PREPARE_PERSISTENT)
 
-    def restrict(self, authorizer: Authorizer, limits: Mapping[int, int]) -> None:
+    def restrict(
+        self, authorizer: Authorizer, limits: Mapping[int, int], is_too_long: Callable[[], bool], steps: int
+    ) -> None:
         """From now on `authorizer` is asked about every statement but those of `execute`, and `limits` (values by
-        SQLITE_LIMIT code) hold for all. Turns on foreign keys, and what protects SQLite's own tables."""
+        SQLITE_LIMIT code) hold for all. Every so many `steps` of SQLite `is_too_long` is asked whether to stop.
+        Turns on foreign keys, and what protects SQLite's own tables."""
         self._authorizer = authorizer
         connection = self._connection
         # Not as pragmas, which do nothing in a transaction.
@@ -187,6 +216,7 @@ class Database:
         for limit, value in limits.items():
             connection.limit(limit, value)
         connection.authorizer = self._authorize
+        connection.set_progress_handler(lambda: not self._is_ours and is_too_long(), steps)
 
     def _authorize(self, action: int, *about: str | None) -> int:
         if self._is_ours:
@@ -218,6 +248,11 @@ class Database:
     @property
     def has_uncommitted_writes(self) -> bool:
         return self._connection.txn_state("main") == apsw.SQLITE_TXN_WRITE
+
+    @property
+    def opening(self) -> int:
+        """Which opening of the database this is, counted from 1."""
+        return self._opening
 
     @property
     def epoch(self) -> int:

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from penstock.base.errors import Invalid, NotFound
 from penstock.base.limits import READ_CHUNK_BYTES
+from penstock.storage.bucket_names import check_key
 from penstock.storage.connection import S3Connection
 from penstock.storage.database import translated_errors
 from penstock.storage.disk import Disk, ReadFile
@@ -127,20 +128,22 @@ class FolderStore:
         return size
 
     async def get(self, bucket: str, key: str) -> bytes:
-        return await self._offload.run("bulk", partial(self._get, self._path(bucket, key)))
+        return await self._offload.run("bulk", partial(self._get, bucket, key))
 
-    def _get(self, path: str) -> bytes:
-        self._check_exists(path)
+    def _get(self, bucket: str, key: str) -> bytes:
+        path = self._existing_path(bucket, key)
         with translated_errors(path):
             return self._disk.read(path)
 
-    def _check_exists(self, path: str) -> None:
+    def _existing_path(self, bucket: str, key: str) -> str:
+        path = self._path(bucket, key)
         if not self._disk.exists(path) or self._disk.is_dir(path):
-            raise NotFound(f"There is no object at {path}.")
+            raise NotFound(f"There is no {key[:200]!r} in the bucket {bucket}.")
+        return path
 
     async def read(self, bucket: str, key: str) -> AsyncGenerator[bytes, None]:
         path = self._path(bucket, key)
-        file = await self._offload.run("bulk", partial(self._open, path))
+        file = await self._offload.run("bulk", partial(self._open, bucket, key))
         try:
             offset = 0
             while piece := await self._offload.run("bulk", partial(self._read, file, path, offset)):
@@ -149,8 +152,8 @@ class FolderStore:
         finally:
             file.close()
 
-    def _open(self, path: str) -> ReadFile:
-        self._check_exists(path)
+    def _open(self, bucket: str, key: str) -> ReadFile:
+        path = self._existing_path(bucket, key)
         with translated_errors(path):
             return self._disk.open_read(path)
 
@@ -211,8 +214,12 @@ class FolderStore:
                     yield info
 
     def _path(self, bucket: str, key: str | None = None) -> str:
-        # Names are validated where they enter (pipelines/settings.py); this is the second look before the disk.
-        parts = [bucket] if key is None else [bucket, *key.split("/")]
-        assert "/" not in bucket, bucket
-        assert all(part not in ("", ".", "..") and "\0" not in part for part in parts), (bucket, key)
-        return posixpath.join(self._root, *parts)
+        """Raises `Invalid` for what would lead out of the bucket."""
+        # Names are checked where they enter (pipelines/settings.py, objects/buckets.py); this is the second look
+        # before the disk.
+        if "/" in bucket:
+            raise Invalid(f"The bucket's name {bucket[:100]!r} has a slash.")
+        check_key(bucket)
+        if key is not None:
+            check_key(key)
+        return posixpath.join(self._root, bucket, *(() if key is None else (key,)))

@@ -9,8 +9,9 @@ next opening, which first makes the log durable (`database.py`).
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import apsw
@@ -50,9 +51,13 @@ class Found:
 
 
 @contextlib.contextmanager
-def open_read_only(disk: Disk, path: str) -> Iterator[apsw.Connection]:
-    """A connection that only reads. Blocks. Raises `NotFound` if there is no such database, `Unavailable` while
-    another process has it (or, where `Disk.shares_wal_index` is not, another connection)."""
+def open_read_only(
+    disk: Disk, path: str, limits: Mapping[int, int] = MappingProxyType({})
+) -> Iterator[apsw.Connection]:
+    """A connection that only reads, with `limits` (values by SQLITE_LIMIT code). Blocks.
+
+    Raises `NotFound` if there is no such database, `Unavailable` while another process has it (or, where
+    `Disk.shares_wal_index` is not, another connection)."""
     if not disk.exists(path):
         raise NotFound("There is no such object.")
     with translated_errors(path):
@@ -66,6 +71,8 @@ def open_read_only(disk: Disk, path: str) -> Iterator[apsw.Connection]:
             connection.pragma("trusted_schema", False)
             connection.pragma("query_only", True)
             connection.authorizer = _authorize
+            for limit, value in limits.items():
+                connection.limit(limit, value)
             yield connection
         finally:
             connection.close()
@@ -102,10 +109,14 @@ def query(connection: apsw.Connection, sql: str, bounds: Bounds, clock: Clock) -
                 break
             found.rows.append(list(row))
     except apsw.AuthError as error:
-        raise Invalid(f"Only SELECT can be run on an object from outside ({error}).") from error
+        raise Invalid(
+            f"Only SELECT can be run on an object from outside ({error}). To change it, call one of its methods."
+        ) from error
     except apsw.InterruptError as error:
         raise Invalid(f"The query took more than {bounds.ms_max} ms. Ask for less.") from error
-    except (apsw.SQLError, apsw.TooBigError, apsw.RangeError, apsw.MismatchError, apsw.BindingsError) as error:
+    except apsw.BindingsError as error:
+        raise Invalid("A query from outside has no bindings: write the values into it.") from error
+    except (apsw.SQLError, apsw.TooBigError, apsw.RangeError, apsw.MismatchError) as error:
         raise Invalid(f"SQLite refuses the query: {error}.") from error
     finally:
         cursor.close(True)

@@ -95,7 +95,8 @@ class _Frames(asyncio.Protocol):
 class _Peer:
     """The connection to one sibling, made on the first request and again after it was lost."""
 
-    def __init__(self, path: str, tasks: asyncio.TaskGroup) -> None:
+    def __init__(self, slot: int, path: str, tasks: asyncio.TaskGroup) -> None:
+        self._slot = slot
         self._path = path
         self._tasks = tasks
         self._frames: _Frames | None = None
@@ -138,7 +139,7 @@ class _Peer:
             async with asyncio.timeout(CALL_TIMEOUT_MS / 1000):
                 return await answer
         except TimeoutError:
-            raise Unavailable("A sibling executor did not answer in time.", retry_after_s=1) from None
+            raise no_answer(self._slot) from None
         finally:
             self._waiting.pop(number, None)
 
@@ -212,6 +213,11 @@ def lost_sibling(message: str) -> Unavailable:
     return error
 
 
+def no_answer(slot: int) -> Unavailable:
+    """In all the time that a call may take."""
+    return Unavailable(f"Executor {slot} does not answer; look for executor_blocked in its log.", retry_after_s=1)
+
+
 class UnixTransport:
     """Unix sockets `executor-<slot>.sock` in one private folder."""
 
@@ -254,7 +260,7 @@ class UnixTransport:
     def _peer(self, slot: int) -> _Peer:
         peer = self._peers.get(slot)
         if peer is None:
-            peer = self._peers[slot] = _Peer(self._path(slot), self._tasks)
+            peer = self._peers[slot] = _Peer(slot, self._path(slot), self._tasks)
         return peer
 
     def close(self) -> None:

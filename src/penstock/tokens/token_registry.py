@@ -17,6 +17,7 @@ from penstock.base.ids import random_id, random_secret
 from penstock.base.limits import TOKENS_MAX
 from penstock.objects import Context, DurableObject
 from penstock.objects.sql import SystemSql
+from penstock.objects.storage import system_storage
 from penstock.tokens.grants import Grants
 from penstock.tokens.settings import CODE_INVALID_TOKEN, TokenSettings
 
@@ -72,7 +73,7 @@ class TokenPage(Struct, frozen=True):
 class TokenRegistry(DurableObject[None]):
     def __init__(self, ctx: Context, env: None) -> None:
         super().__init__(ctx, env)
-        self._sql = SystemSql(ctx.storage)
+        self._sql = SystemSql(system_storage(ctx.storage))
         self._sql.exec(_TABLES)
 
     def create(self, account: str, settings: TokenSettings) -> NewToken:

@@ -179,6 +179,7 @@ class SimDisk:
         return path in self._folders
 
     def list_dir(self, folder: str) -> list[str]:
+        folder = folder.rstrip("/") or "/"
         inside = [path for path in [*self._names, *self._folders] if posixpath.dirname(path) == folder]
         return sorted(posixpath.basename(path) for path in inside if path != "/")
 

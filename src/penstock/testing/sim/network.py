@@ -15,7 +15,7 @@ from penstock.base.errors import Unavailable
 from penstock.base.limits import CALL_TIMEOUT_MS
 from penstock.base.rng import Rng
 from penstock.storage.channel import Channel, Frame
-from penstock.storage.transport import ChannelHandler, Handler, lost_sibling, no_streams
+from penstock.storage.transport import ChannelHandler, Handler, lost_sibling, no_answer, no_streams
 from penstock.testing.sim.loop import VirtualLoop
 
 
@@ -131,7 +131,7 @@ class SimTransport:
             async with asyncio.timeout(CALL_TIMEOUT_MS / 1000):
                 return await answer
         except TimeoutError:
-            raise Unavailable("A sibling executor did not answer in time.", retry_after_s=1) from None
+            raise no_answer(slot) from None
         finally:
             self._calls.pop(number, None)
 

@@ -10,6 +10,7 @@ the end the model is simple:
     writes of one step       are all there, next to each other, or none is
     a step that aborted      left nothing
     an alarm that was set    has fired, later in the journal
+    what an object gives     is what it was in that step, also if the object has changed it since
 """
 
 from __future__ import annotations
@@ -43,6 +44,19 @@ class Sight(Struct, frozen=True, array_like=True):
     token: int
 
 
+class Seen(Struct, frozen=True, array_like=True):
+    """What an object tells: what it has seen, its own latest entry at the end; and that entry once more, in a list
+    that the object keeps and changes."""
+
+    sights: list[Sight]
+    latest: list[Sight]
+
+    @property
+    def is_late(self) -> bool:
+        """It was copied after the step in which it was given."""
+        return self.sights[-1:] != self.latest
+
+
 class Step(Struct, frozen=True, array_like=True):
     """What a program does next. `kind` is the name of a method of `_Run`; the rest is what some kinds need."""
 
@@ -69,16 +83,19 @@ class Actor(DurableObject[None]):
             " seen_name TEXT, seen_place INTEGER, seen_token INTEGER)"
         )
         self.sql.exec("CREATE TABLE IF NOT EXISTS mood (id INTEGER PRIMARY KEY, kind TEXT, times INTEGER)")
+        #: One sight, in a list that is given away as it is and changes with each entry: whoever gets it must get a
+        #: copy, of the moment in which it was given.
+        self._latest = [self.sight()]
 
-    async def run(self, steps: list[Step], caller: Sight | None) -> list[Sight]:
-        """Run a program; gives what was seen on the way."""
+    async def run(self, steps: list[Step], caller: Seen | None) -> Seen:
+        """Run a program. `caller`: what the object tells that calls, if it is one."""
         sights = []
         if caller is not None:
-            self.append("called", self.ctx.rng.getrandbits(48), caller)
+            self.append("late" if caller.is_late else "called", self.ctx.rng.getrandbits(48), caller.sights[0])
         for step in steps:
             sights += await getattr(self, f"_{step.kind}")(step)
             sights.append(self.sight())
-        return sights
+        return Seen(sights, self._latest)
 
     def append(self, kind: str, token: int, seen: Sight | None = None) -> None:
         row = (seen.name, seen.place, seen.token) if seen is not None else (None, None, None)
@@ -88,6 +105,7 @@ class Actor(DurableObject[None]):
             token,
             *row,
         )
+        self._latest[0] = self.sight()
 
     def sight(self) -> Sight:
         row = self.sql.exec("SELECT place, token FROM journal ORDER BY place DESC LIMIT 1").first() or (0, 0)
@@ -121,15 +139,20 @@ class Actor(DurableObject[None]):
         return []
 
     async def _call(self, step: Step) -> list[Sight]:
-        """Of another object or this one. `times`: whether to go on if it fails."""
+        """Of another object or this one. `times`: whether to go on if it fails. `ms`: whether to write something
+        first, so that the call waits at the gate."""
+        if step.ms:
+            self.append("write", step.token)
         stub = self.ctx.namespace("Actor").get_by_name(step.name)
         try:
-            sights: list[Sight] = await stub.run(step.steps, self.sight())
+            seen: Seen = await stub.run(step.steps, Seen([self.sight()], self._latest))
         except PenstockError:
             if not step.times:
                 raise
             return []
-        return sights
+        if seen.is_late:
+            self.append("late", self.ctx.rng.getrandbits(48))
+        return seen.sights
 
     async def _background(self, step: Step) -> list[Sight]:
         async def work() -> None:
@@ -212,10 +235,12 @@ class Model:
     """What the outside has learned."""
 
     sights: list[Sight] = field(default_factory=list)
+    #: Replies that told of what was written after them.
+    late: int = 0
 
     def problems(self, journals: dict[str, Journal]) -> list[str]:
         """What is wrong with the journals that are left, in words; empty if nothing is."""
-        problems = []
+        problems = [f"{self.late} replies tell of what came after them"] if self.late else []
         for name, journal in journals.items():
             problems += _problems_within(name, journal)
         seen = [(sight, "a client") for sight in self.sights]
@@ -234,6 +259,8 @@ def _problems_within(name: str, journal: Journal) -> list[str]:
     for i, (kind, token, _) in enumerate(journal):
         if kind == "aborted":
             problems.append(f"{name} has token {token} of a step that was aborted")
+        if kind == "late":
+            problems.append(f"{name} was told of what came after the call or the reply")
         if kind == "first" and journal[i + 1 : i + 2] != [("second", token, None)]:
             problems.append(f"{name} has half of the pair {token}")
         if kind == "set" and "fired" not in kinds[i:]:
@@ -317,10 +344,11 @@ class _Run:
 
     async def _send(self, client: str, name: str, steps: list[Step]) -> None:
         try:
-            sights: list[Sight] = await self._call(name, "run", steps, None)
-            self._model.sights += sights
+            seen: Seen = await self._call(name, "run", steps, None)
+            self._model.sights += seen.sights
+            self._model.late += seen.is_late
             self._replies += 1
-            outcome = str(len(sights))
+            outcome = str(len(seen.sights))
         except ConnectionLost:
             self._errors += 1
             outcome = "lost"

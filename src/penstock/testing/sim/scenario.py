@@ -29,6 +29,8 @@ from penstock.apps import Application
 from penstock.apps.transform import Transform
 from penstock.base.limits import Limits
 from penstock.base.rng import Rng, seeded_rng
+from penstock.objects import ObjectId
+from penstock.server.node import Node
 from penstock.testing.sim.audit import Ledger, read_records
 from penstock.testing.sim.client import Answer
 from penstock.testing.sim.faulty_store import StoreFaults
@@ -41,6 +43,8 @@ _HOUR_MS = 3_600_000
 #: Everything must be in a file this long after everything was healed; a broken bucket is tried again after a
 #: minute at most.
 _DRAIN_MS_MAX = 300_000
+#: Between two steps of verifying the pipeline while it is under way.
+_VERIFY_PAUSE_MS = (50, 1_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,17 +98,24 @@ class Scenario:
         self._ledger = Ledger()
         self._next_number = 0
         self._pipeline = ""
+        self._false_alarms: list[str] = []
+        #: Whether a pipeline before this one has files among those that are found: the server's verdict on this one
+        #: is not about them.
+        self._replaced = False
 
     async def run(self) -> Outcome:
         machine = self._machine
         async with machine:
             await self._create_pipeline()
-            operations = (self._update_pipeline, self._replace_pipeline)
+            operations = [self._update_pipeline]
+            if self._rng.random() < 0.3:
+                operations.append(self._replace_pipeline)
             nemesis = Nemesis(machine, seeded_rng(f"{self._seed}/nemesis"), operations)
             async with asyncio.TaskGroup() as tasks:
                 for number in range(self._settings.clients):
                     tasks.create_task(self._send_records(f"client-{number}"))
                 tasks.create_task(nemesis.rage(self._settings))
+                tasks.create_task(self._verify_meanwhile())
             await nemesis.heal()
             problems = await self._drain()
             problems += [f"left on its way: {path}" for path in machine.disk.files(f"{FOLDER}/spool")]
@@ -112,7 +123,10 @@ class Scenario:
             machine.power_cut()
             await machine.ready()
             files = self._files()
-            problems += self._ledger.problems(read_records(files))
+            found = read_records(files)
+            problems += self._ledger.problems(found)
+            if not self._replaced:
+                problems += self._false_alarms + await self._verify(found)
             self._add_to_trace(files)
         return Outcome(
             seed=self._seed,
@@ -169,6 +183,7 @@ class Scenario:
 
     async def _replace_pipeline(self) -> None:
         """Delete the pipeline, and make another of its name; either may fail."""
+        self._replaced = True
         await self._operate("DELETE", "/pipelines/records")
         answer = await self._operate("POST", "/pipelines", self._pipeline_settings())
         if answer is not None and answer.status == 200:
@@ -210,6 +225,50 @@ class Scenario:
             self._ledger.unknown.update(numbers)
         self._machine.trace.add(name, first, count, status)
 
+    # -- what the server says of itself ---------------------------------------------------------------------
+
+    async def _verify_meanwhile(self) -> None:
+        """Nothing is ever wrong, however much moves; at times it cannot be said."""
+        rng = seeded_rng(f"{self._seed}/auditor")
+        end_ms = self._clock.elapsed_ms() + self._settings.duration_ms
+        cursor: str | None = None
+        while self._clock.elapsed_ms() < end_ms:
+            await self._clock.sleep_ms(rng.randint(*_VERIFY_PAUSE_MS))
+            slot = rng.randrange(self._machine.settings.executors)
+            try:
+                status, result = await self._verify_step(slot, cursor, deep=rng.random() < 0.5)
+            except ConnectionLost:
+                continue
+            self._machine.trace.add("auditor", status)
+            if status == 200:
+                cursor = result["cursor"]
+                self._false_alarms += [f"a false alarm: {problem}" for problem in result["problems"][:3]]
+
+    async def _verify(self, found: Counter[int]) -> list[str]:
+        """The server's own verdict must be ours."""
+        problems: list[str] = []
+        in_files = pending = 0
+        cursor: str | None = None
+        while True:
+            status, result = await self._verify_step(0, cursor, deep=True)
+            if status != 200:
+                return [f"it could not be verified: status {status}"]
+            problems += [f"verify says: {problem}" for problem in result["problems"][:10]]
+            for shard in result["checked"]["shards"]:
+                in_files += shard["in_files"]
+                pending += shard["pending"]
+            cursor = result["cursor"]
+            if cursor is None:
+                break
+        if not in_files <= found.total() <= in_files + pending:
+            problems.append(f"verify says {in_files} records are in files ({pending} pending): {found.total()} are")
+        return problems
+
+    async def _verify_step(self, slot: int, cursor: str | None, *, deep: bool) -> tuple[int, Any]:
+        query = f"deep={str(deep).lower()}" + (f"&cursor={cursor}" if cursor else "")
+        answer = await self._machine.control(slot, "GET", f"/pipelines/records/verify?{query}")
+        return answer.status, answer.json().get("result")
+
     # -- the end --------------------------------------------------------------------------------------------
 
     async def _drain(self) -> list[str]:
@@ -232,7 +291,18 @@ class Scenario:
 
     def _backlog_bytes(self) -> int:
         executors = [self._machine.executor(slot) for slot in range(self._machine.settings.executors)]
-        return sum(sum(e.node.statistics.undelivered_bytes.values()) for e in executors if e is not None)
+        return sum(_backlog_bytes_of(executor.node) for executor in executors if executor is not None)
+
+
+def _backlog_bytes_of(node: Node) -> int:
+    """Without shards that broke and have nothing to wake for: what they counted last was never written."""
+    runtime, backlog = node.runtime, node.statistics.undelivered_bytes
+    wakes = runtime.alarms.pending != 0
+    return sum(
+        size
+        for name, size in backlog.items()
+        if wakes or runtime.active_object("StreamShard", ObjectId("StreamShard", name).key) is not None
+    )
 
 
 def _record(number: int, rng: Rng) -> dict[str, Any]:
