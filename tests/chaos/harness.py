@@ -333,6 +333,7 @@ class _Run:
             self._server.start()
             await self._server.wait_ready()
             stop.set()
+        self._probe.close()
         report.load_s += time.monotonic() - started
         report.kills += nemesis.kills
         report.outages += outages.lasted
