@@ -63,6 +63,12 @@ class S3Server:
     def port(self) -> int:
         return self._ports["s3"]
 
+    @property
+    def pid(self) -> int:
+        """Of the process that runs now."""
+        assert self._process is not None
+        return self._process.pid
+
     def connection(
         self,
         secrets: Secrets,

@@ -37,7 +37,7 @@ from .nemesis import Kill, Nemesis
 from .outages import Outages
 from .plan import Moment, Outage, Plan, plan
 from .s3_proxy import S3Proxy
-from .server import DRAIN_DEADLINE_S, ServerTree, pipeline_body
+from .server import DRAIN_DEADLINE_S, Guard, ServerTree, pipeline_body
 from .verification import verify
 
 #: Patient clients send many records and pause; eager ones always have a request under way, for each kill to hit.
@@ -235,6 +235,7 @@ class _Run:
     ) -> None:
         self._server = server
         self._s3 = s3
+        self._s3_guard = Guard()
         self._proxy = S3Proxy(s3.port)
         self._rng = random.Random(report.seed)
         self._report = report
@@ -251,6 +252,7 @@ class _Run:
         await self._proxy.start()
         try:
             await asyncio.to_thread(self._s3.start)
+            self._s3_guard.watch(self._s3.pid)
             self._server.start()
             await self._server.wait_ready()
             for lane in LANES:
@@ -267,6 +269,7 @@ class _Run:
                 for client, _ in traffic.clients:
                     client.close()
             await self._proxy.stop()
+            self._s3_guard.end()
         if left := self._server.unfinished_files() + self._server.spooled_files():
             self._report.violations.append(f"unfinished files that nobody will finish: {left}")
 
@@ -312,7 +315,7 @@ class _Run:
     async def _load(self, plan: Plan) -> None:
         report, stop = self._report, asyncio.Event()
         changer = Changer(self._server, [traffic.settings for traffic in report.traffic])
-        outages = Outages(self._s3)
+        outages = Outages(self._s3, self._s3_guard)
         nemesis = Nemesis(self._server, self._waits(changer), self._probe)
         started = time.monotonic()
         async with asyncio.TaskGroup() as tasks:
@@ -330,6 +333,7 @@ class _Run:
             self._server.start()
             await self._server.wait_ready()
             stop.set()
+        self._probe.close()
         report.load_s += time.monotonic() - started
         report.kills += nemesis.kills
         report.outages += outages.lasted

@@ -10,11 +10,13 @@ from tests.s3 import S3Server
 
 from .plan import Absence, Outage
 from .progress import Progress
+from .server import Guard
 
 
 class Outages:
-    def __init__(self, server: S3Server) -> None:
+    def __init__(self, server: S3Server, guard: Guard) -> None:
         self._server = server
+        self._guard = guard
         #: Seconds until it stored again.
         self.lasted: list[tuple[Outage, float]] = []
 
@@ -36,6 +38,8 @@ class Outages:
                 finally:
                     self._server.resume()
             case Absence.KILLED:
+                self._guard.watch(0)
                 await asyncio.to_thread(self._server.kill)
                 await asyncio.sleep(outage.lasts_s)
                 await asyncio.to_thread(self._server.start)
+                self._guard.watch(self._server.pid)

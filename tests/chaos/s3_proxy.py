@@ -20,10 +20,10 @@ class S3Proxy:
         self._server: asyncio.Server | None = None
         self._begun = threading.Event()
         self._answered = threading.Event()
-        self._open: set[asyncio.StreamWriter] = set()
+        self._relays: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        self._server = await asyncio.start_server(self._relay, "127.0.0.1", 0, limit=_PIECE_BYTES)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, limit=_PIECE_BYTES)
 
     @property
     def endpoint(self) -> str:
@@ -33,8 +33,10 @@ class S3Proxy:
     async def stop(self) -> None:
         assert self._server is not None
         self._server.close()
-        for writer in list(self._open):
-            writer.transport.abort()
+        relays = list(self._relays)
+        for relay in relays:
+            relay.cancel()
+        await asyncio.gather(*relays, return_exceptions=True)
         await self._server.wait_closed()
 
     def wait_begun(self, seconds_max: float) -> None:
@@ -47,15 +49,17 @@ class S3Proxy:
         self._answered.clear()
         self._answered.wait(seconds_max)
 
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        relay = asyncio.get_running_loop().create_task(self._relay(reader, writer))
+        self._relays.add(relay)
+        relay.add_done_callback(self._relays.discard)
+
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._open.add(writer)
         try:
             upstream_reader, upstream = await asyncio.open_connection("127.0.0.1", self._upstream)
         except OSError:
-            self._open.discard(writer)
-            writer.transport.abort()
+            await _abort(writer)
             return
-        self._open.add(upstream)
         uploading = False
 
         async def there() -> None:
@@ -80,10 +84,14 @@ class S3Proxy:
             # Whichever side goes first takes the other with it, at once, as a crash would.
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for end in (writer, upstream):
-                end.transport.abort()
-                self._open.discard(end)
             for way in ways:
                 way.cancel()
-                with contextlib.suppress(OSError, asyncio.CancelledError):
-                    await way
+            await asyncio.gather(*ways, return_exceptions=True)
+            await _abort(writer)
+            await _abort(upstream)
+
+
+async def _abort(writer: asyncio.StreamWriter) -> None:
+    writer.transport.abort()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()

@@ -237,7 +237,7 @@ def _wait_for_more(names: Callable[[], list[str]], seconds_max: float) -> None:
 
 
 class Guard:
-    """Kills the supervisor when this process is gone, however it went: its executors follow by themselves.
+    """Kills a process (a supervisor, whose executors follow by themselves) when this one is gone, however it went.
 
     A test run may be killed (a time limit, a closed terminal), and a server left behind would be there for good.
     The guard is a process that waits for the end of a pipe, which the kernel closes for us.
