@@ -139,6 +139,14 @@ def test_B3_a_sync_that_failed_is_not_made_good_by_the_next() -> None:
     assert 0 < lost < 50
 
 
+class Recorded:
+    """Which operations there were."""
+
+    def __init__(self, disk: SimDisk) -> None:
+        self.names: set[str] = set()
+        disk.before_operation = lambda _number, name, _path: self.names.add(name)
+
+
 def test_B2_a_database_opens_and_is_read_on_a_full_disk_and_takes_its_epoch_when_it_writes() -> None:
     machine = Machine(0)
     mount = machine.mount()
@@ -148,13 +156,12 @@ def test_B2_a_database_opens_and_is_read_on_a_full_disk_and_takes_its_epoch_when
     database.close()
     for _ in range(2):
         machine.disk.capacity_bytes = machine.disk.used_bytes
-        operations: list[str] = []
-        machine.disk.before_operation = lambda _number, name, _path, seen=operations: seen.append(name)
+        operations = Recorded(machine.disk)
         for _ in range(2):
             database = Database.open(mount, PATH, defer_epoch=True)
             assert database.execute("SELECT count(*) FROM t").get == len(epochs) - 1
             database.close()
-        assert not {"write", "truncate"} & set(operations)
+        assert not {"write", "truncate"} & operations.names
         database = Database.open(mount, PATH, defer_epoch=True)
         database.begin()
         with pytest.raises(StorageFull):
