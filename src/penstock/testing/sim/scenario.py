@@ -23,11 +23,9 @@ from msgspec import json
 
 from penstock.base.limits import Limits
 from penstock.base.rng import Rng, seeded_rng
-from penstock.objects import ObjectId
 from penstock.pipelines.compression import decompress
 from penstock.pipelines.dead_letters import read_dead_letters
 from penstock.pipelines.layout import DEAD_FOLDER, Compression
-from penstock.server.node import Node
 from penstock.testing.sim.loop import VirtualLoop, run_virtual
 from penstock.testing.sim.machine import ConnectionLost, MachineSettings, SimMachine
 
@@ -269,18 +267,12 @@ class Scenario:
 
     def _backlog_bytes(self) -> int:
         executors = [self._machine.executor(slot) for slot in range(self._machine.settings.executors)]
-        return sum(_backlog_bytes_of(executor.node) for executor in executors if executor is not None)
-
-
-def _backlog_bytes_of(node: Node) -> int:
-    """Without shards that broke and have nothing to wake for: what they counted last was never written."""
-    runtime, backlog = node.runtime, node.statistics.undelivered_bytes
-    wakes = runtime.alarms.pending != 0
-    return sum(
-        size
-        for name, size in backlog.items()
-        if wakes or runtime.active_object("StreamShard", ObjectId("StreamShard", name).key) is not None
-    )
+        return sum(
+            size
+            for executor in executors
+            if executor is not None
+            for size in executor.node.statistics.undelivered_bytes.values()
+        )
 
 
 def read_records(files: dict[str, bytes]) -> Counter[int]:
