@@ -199,6 +199,17 @@ def test_a_disk_filled_to_the_reserve_gets_507_until_there_is_room(make_face: Ma
     assert face.request("POST", "/objects/Echo/a", b"x").status == 200
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE", "OPTIONS"])
+def test_B2_a_disk_filled_to_the_reserve_lets_requests_through_that_read_or_delete(
+    make_face: MakeFace, method: str
+) -> None:
+    face = make_face(Limits(disk_reserve_bytes=1_000), Application("app.py", (Echo,)))
+    face.disk.room = 1_000
+    face.wait(lambda: face.node.guard.free_bytes == 1_000)
+    assert face.request("PUT", "/objects/Echo/a", b"x").status == 507
+    assert face.request(method, "/objects/Echo/a").status == 200
+
+
 def test_bodies_count_against_the_memory_of_all_requests(face: Face) -> None:
     first = face.open("POST", "/objects/Echo/a")
     first.send(b"x" * 900)

@@ -32,11 +32,19 @@ class Machine:
         return Mount(self.disk, f"test-{id(self):x}-{self._lives}", self._locks)
 
 
-def write_until_the_power_fails(machine: Machine) -> tuple[int, int]:
-    """Number the transactions, two rows each; gives how many were made durable and how many tried."""
-    mount = machine.mount()
-    database = Database.open(mount, PATH)
+def make_table(database: Database) -> None:
+    database.begin()
     database.execute("CREATE TABLE IF NOT EXISTS t (n INTEGER)")
+    database.commit()
+
+
+def write_until_the_power_fails(machine: Machine, defer_epoch: bool) -> tuple[int, int, list[int]]:
+    """Number the transactions, two rows each; gives how many were made durable, how many tried, and the epochs of
+    those that became durable."""
+    mount = machine.mount()
+    database = Database.open(mount, PATH, defer_epoch=defer_epoch)
+    make_table(database)
+    epochs: dict[int, None] = {}
     start = database.execute("SELECT count(*) / 2 FROM t").get
     durable, tried = start, start + machine.rng.randint(0, 60)
     for n in range(start, tried):
@@ -48,28 +56,32 @@ def write_until_the_power_fails(machine: Machine) -> tuple[int, int]:
         if machine.rng.random() < 0.5:
             commit.wal.sync()
             durable = n + 1
+            epochs[commit.epoch] = None
         if machine.rng.random() < 0.1:
             database.checkpoint()
     mount.bury()
     machine.disk.power_cut()
-    return durable, tried
+    return durable, tried, list(epochs)
 
 
+@pytest.mark.parametrize("defer_epoch", [False, True])
 @pytest.mark.parametrize("seed", range(100))
-def test_B1_a_power_cut_takes_at_most_what_was_not_synced(seed: int) -> None:
+def test_B1_a_power_cut_takes_at_most_what_was_not_synced(seed: int, defer_epoch: bool) -> None:
     machine = Machine(seed)
     epochs: list[int] = []
     for _ in range(3):
-        durable, tried = write_until_the_power_fails(machine)
+        durable, tried, used = write_until_the_power_fails(machine, defer_epoch)
+        epochs += used
         mount = machine.mount()
-        database = Database.open(mount, PATH)
+        database = Database.open(mount, PATH, defer_epoch=defer_epoch)
         assert database.execute("PRAGMA integrity_check").get == "ok"
-        database.execute("CREATE TABLE IF NOT EXISTS t (n INTEGER)")
+        make_table(database)
         rows = [n for (n,) in database.execute("SELECT n FROM t ORDER BY rowid")]
         # Whole transactions, in order, none missing between, and at least those that were durable.
         assert rows == [n for n in range(len(rows) // 2) for _ in range(2)]
         assert durable <= len(rows) // 2 <= tried
-        epochs.append(database.epoch)
+        if not defer_epoch:
+            epochs.append(database.epoch)
         database.close()
         mount.bury()
         machine.disk.power_cut()
@@ -125,6 +137,48 @@ def test_B3_a_sync_that_failed_is_not_made_good_by_the_next() -> None:
         again = Database.open(machine.mount(), PATH)
         lost += not again.execute("SELECT count(*) FROM sqlite_schema WHERE name = 't'").get
     assert 0 < lost < 50
+
+
+class Recorded:
+    """Which operations there were."""
+
+    def __init__(self, disk: SimDisk) -> None:
+        self.names: set[str] = set()
+        disk.before_operation = lambda _number, name, _path: self.names.add(name)
+
+
+def test_B2_a_database_opens_and_is_read_on_a_full_disk_and_takes_its_epoch_when_it_writes() -> None:
+    machine = Machine(0)
+    mount = machine.mount()
+    database = Database.open(mount, PATH, defer_epoch=True)
+    make_table(database)
+    epochs = [database.epoch]
+    database.close()
+    for _ in range(2):
+        machine.disk.capacity_bytes = machine.disk.used_bytes
+        operations = Recorded(machine.disk)
+        for _ in range(2):
+            database = Database.open(mount, PATH, defer_epoch=True)
+            assert database.execute("SELECT count(*) FROM t").get == len(epochs) - 1
+            database.close()
+        assert not {"write", "truncate"} & operations.names
+        database = Database.open(mount, PATH, defer_epoch=True)
+        database.begin()
+        with pytest.raises(StorageFull):
+            database.execute("INSERT INTO t VALUES (1)")
+            database.commit()
+        database.rollback()
+        database.close()
+        machine.disk.capacity_bytes = 1 << 40
+        database = Database.open(mount, PATH, defer_epoch=True)
+        database.begin()
+        database.execute("INSERT INTO t VALUES (1)")
+        commit = database.commit()
+        assert commit is not None and commit.offset_bytes == 0
+        assert len(commit.read()) == commit.size_bytes == database.wal_bytes
+        epochs.append(commit.epoch)
+        database.close()
+    assert epochs == sorted(set(epochs)), "an epoch came again"
 
 
 def test_a_full_disk_is_reported_as_such_and_passes() -> None:

@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from penstock.base.errors import PenstockError, StorageFull
+from penstock.base.limits import OBJECT_IDLE_MS_MAX
 from penstock.objects import AlarmInfo, Context, DurableObject
+from penstock.objects.identity import ObjectId
 from penstock.server.node import Node
 from penstock.testing.sim.loop import VirtualLoop, run_virtual
 from penstock.testing.sim.machine import ConnectionLost, MachineSettings, SimMachine
@@ -149,6 +151,33 @@ def test_B1_after_a_power_cut_an_object_has_whole_steps_in_order_and_all_that_we
             client.answered = steps[:]
 
     simulate(f"B1 {seed}", main)
+
+
+def test_B2_an_object_that_is_not_in_memory_is_read_on_a_full_disk() -> None:
+    async def main(machine: SimMachine) -> None:
+        client = Client(machine, "a")
+        for n in range(1, 4):
+            assert await client.step(n) is None
+        await machine.clock.sleep_ms(OBJECT_IDLE_MS_MAX * 2)
+        machine.disk.capacity_bytes = machine.disk.used_bytes
+        for _ in range(2):
+            assert not await machine.run(0, is_active)
+            assert await client.state() == after(client.answered)
+            assert isinstance(await client.step(4), StorageFull)
+            # It has broken by that, and is read again.
+            assert await client.state() == after(client.answered)
+            await machine.clock.sleep_ms(OBJECT_IDLE_MS_MAX * 2)
+        machine.disk.capacity_bytes = 1 << 40
+        assert await client.step(5) is None
+        machine.power_cut()
+        await machine.ready()
+        assert await client.state() == after(client.answered)
+
+    simulate("B2", main)
+
+
+async def is_active(node: Node) -> bool:
+    return node.runtime.active_object("Store", ObjectId("Store", "a").key) is not None
 
 
 class NoRoom:

@@ -102,7 +102,7 @@ class Activation:
         """Open the database and construct the object, then let calls in. What prevents it is what those who wait
         get; the next call tries again."""
         try:
-            open_database = partial(Database.open, self._ports.disk, self._path)
+            open_database = partial(Database.open, self._ports.disk, self._path, defer_epoch=True)
             self._database = await self._ports.offload.run("database", open_database)
             self._committer = Committer(
                 self._database,

@@ -56,28 +56,19 @@ class Committer:
         #: The commit turn came while the relay had a commit of ours: it comes again when that is durable.
         self._commit_waits = False
 
-    def execute(self, sql: str, parameters: tuple[SqlValue, ...] = ()) -> apsw.Cursor:
-        """Run a statement of ours in the current transaction, opening one where there is none."""
+    def execute(self, sql: str, parameters: tuple[SqlValue, ...] = (), restricted: bool = False) -> apsw.Cursor:
+        """Run a statement in the current transaction, opening one where there is none. `restricted`: it is not ours
+        (`Database.execute_restricted`)."""
         if self.broken is not None:
             raise self.broken
         try:
             if not self._commit_due:
                 self._begin()
+            if restricted:
+                return self.database.execute_restricted(sql, parameters)
             return self.database.execute(sql, parameters)
         except PenstockError as error:
             # SQLite may have rolled back the whole transaction, with the writes of others that wait at the gate.
-            self.break_with(error)
-            raise
-
-    def execute_restricted(self, sql: str, parameters: tuple[SqlValue, ...] = ()) -> apsw.Cursor:
-        """As `execute`, for a statement that is not ours (`Database.restrict`)."""
-        if self.broken is not None:
-            raise self.broken
-        try:
-            if not self._commit_due:
-                self._begin()
-            return self.database.execute_restricted(sql, parameters)
-        except PenstockError as error:
             self.break_with(error)
             raise
 

@@ -127,7 +127,7 @@ class Sql:
 
     def __init__(self, storage: SystemStorage) -> None:
         self._committer = storage.committer
-        self._execute = storage.committer.execute_restricted
+        self._execute = storage.committer.execute
         self._total_changes = storage.committer.database.total_changes
         self._sandbox = Sandbox()
         storage.committer.database.restrict(
@@ -154,7 +154,7 @@ class Sql:
             if ";" in query:
                 statement = self._run_all_but_last(query)
             self._sandbox.text = statement
-            rows: Any = self._execute(statement, bindings)
+            rows: Any = self._execute(statement, bindings, True)
             if "returning" in statement.lower() and _writes(rows):
                 # To its end: half way through, it would keep the step from being committed.
                 rows = iter(rows.fetchall())
@@ -173,7 +173,7 @@ class Sql:
         for statement in statements[:-1]:
             self._sandbox.text = statement
             try:
-                self._execute(statement).fetchall()
+                self._execute(statement, (), True).fetchall()
             except apsw.BindingsError as error:
                 raise Invalid(
                     "Bindings are for the last statement of a query; an earlier one has parameters too: "

@@ -5,9 +5,10 @@ automatic checkpoints are off, commits do not sync (`synchronous=NORMAL` leaves 
 each commit the range of new log bytes is known (`commit()` gives it back).
 
 **Epochs.** The log is a sequence of frames that starts again from its first byte after a checkpoint has copied
-it back. Each such restart is a new epoch, and so is each opening of the database, because what an earlier
-process left behind is copied back first. Epochs of one database only grow: the number of openings is stored
-in the database, restarts are counted above it. (SQLite decides by itself at which write the log restarts. It
+it back. Each such restart is a new epoch, and so is each opening of the database that writes, because what an
+earlier process left behind is copied back first. Epochs of one database only grow: the number of openings is stored
+in the database, restarts are counted above it. An opening that only reads writes nothing, so that an object can be
+read while the disk is full; see `_take_epoch`. (SQLite decides by itself at which write the log restarts. It
 can do so after a checkpoint only, and shows it by another header at the head of the log.)
 
 **Opening makes durable.** Data found in the log was read from the page cache and may not be on the disk, for
@@ -16,9 +17,9 @@ a failed fsync that is not enough: the kernel calls the log's lost pages clean, 
 and a power cut in the middle of the checkpoint would leave half of a transaction (Rebello et al., "Can
 Applications Recover from fsync Failures?", ATC 2020). So a log that is found is first written over itself.
 
-**An opening that finds no log**, as after a close, syncs twice, and each is needed: the log, since from now on it
-says which opening this is; and the folder, since bytes under a name that a power cut takes away are lost. SQLite
-would sync two more times, see `_first_transaction`.
+**An opening that finds no log**, as after a close, syncs twice, and each is needed: the log, so that it holds what
+this opening has put there and nothing else; and the folder, since bytes under a name that a power cut takes away
+are lost. SQLite would sync two more times when the first frame is written, see `_write_unsynced`.
 """
 
 from __future__ import annotations
@@ -57,8 +58,9 @@ _RESTARTS_MAX = 1 << 20
 _BUSY_MS_MAX = 5_000
 
 _META = "CREATE TABLE IF NOT EXISTS _penstock_meta (key TEXT PRIMARY KEY, value ANY) STRICT, WITHOUT ROWID"
-
-
+_NEXT_OPENING = (
+    "INSERT INTO _penstock_meta VALUES ('openings', 1) ON CONFLICT DO UPDATE SET value = value + 1 RETURNING value"
+)
 _PAGES_USED = "SELECT page_count - freelist_count FROM pragma_page_count, pragma_freelist_count"
 
 _DISK_ERRORS = (apsw.FullError, apsw.IOError, apsw.CorruptError, apsw.NotADBError, apsw.BusyError)
@@ -77,6 +79,8 @@ class Database:
         self._wal: WalFile
         self._page_size = 0
         self._opening = 0
+        #: Whether the number of this opening is in the log.
+        self._has_epoch = False
         self._restarts = 0
         self._hook_frames = 0
         self._wal_end = 0
@@ -89,9 +93,12 @@ class Database:
         self._is_ours = False
 
     @classmethod
-    def open(cls, disk: Disk, path: str) -> Database:
+    def open(cls, disk: Disk, path: str, *, defer_epoch: bool = False) -> Database:
         """Open or create; everything found in it is durable on return. Raises `Unavailable` while another
-        process has it open, `StorageFull`, `Corrupt`, `Fenced`."""
+        process has it open, `StorageFull`, `Corrupt`, `Fenced`.
+
+        `defer_epoch`: write to a database that is there already with the first commit only, so that it can be
+        opened and read while the disk is full. All writes must go through `begin` and `commit` then."""
         database = cls(disk, path)
         folder = posixpath.dirname(path)
         with translated_errors(path), _io_errors_fence(path):
@@ -102,7 +109,7 @@ class Database:
             connection = database._connect()
             database._connection = connection
             try:
-                database._recover(connection, log_was_left)
+                database._recover(connection, log_was_left, defer_epoch)
                 database._wal = disk.open_wal(path + "-wal")
                 database._wal_header = database._wal.read(0, _WAL_HEADER_BYTES)
                 database._wal.sync()
@@ -134,7 +141,7 @@ class Database:
             raise
         return connection
 
-    def _recover(self, connection: apsw.Connection, log_was_left: bool) -> None:
+    def _recover(self, connection: apsw.Connection, log_was_left: bool, defer_epoch: bool) -> None:
         connection.set_wal_hook(self._on_wal_commit)  # also turns automatic checkpoints off
         if log_was_left:
             # Not before now: the connection has taken the lock, so the log is ours. An empty one too: that it was
@@ -142,12 +149,27 @@ class Database:
             self._disk.harden(self._path + "-wal")
             connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
         self._page_size = connection.pragma("page_size")
-        self._first_transaction(connection, log_is_new=not log_was_left)
-        self._wal_end = self._wal_bytes_of(self._hook_frames)
+        openings = _openings(connection) if defer_epoch else None
+        if openings is None:
+            self._first_transaction(connection, log_is_new=not log_was_left)
+        else:
+            self._opening = openings + 1
+            self._write_unsynced(connection)
         spare_pages(connection)
 
     def _first_transaction(self, connection: apsw.Connection, *, log_is_new: bool) -> None:
-        """Of this opening: it takes the next epoch and makes the log file exist.
+        """Of this opening: it takes the next epoch and makes the log file exist."""
+        if log_is_new:
+            self._write_unsynced(connection)
+        with connection:
+            connection.execute(_META)
+            self._opening = connection.execute(_NEXT_OPENING).get
+        connection.pragma("synchronous", "normal")
+        self._has_epoch = True
+        self._wal_end = self._wal_bytes_of(self._hook_frames)
+
+    def _write_unsynced(self, connection: apsw.Connection) -> None:
+        """Let the first transaction of a new log be written without the syncs of SQLite.
 
         SQLite syncs the log's first header, and the folder, before it writes the first frame. It does so for a log
         that is written over from its start: otherwise a power cut could leave the old header with a part of the old
@@ -155,16 +177,30 @@ class Database:
         power goes now, there is the new log or a part of it, of which SQLite takes what is whole; or the name leads
         to the log that the last close has removed, all of which was copied back and synced before. Nothing else is
         copied back before `open` has synced the log and the folder.
+
+        Where the epoch is put off, that is so for a log that was left, too: it has been cut off, and by the time of
+        the first transaction `open` has synced that.
         """
-        if log_is_new:
-            connection.pragma("synchronous", "off")
-        with connection:
-            connection.execute(_META)
-            self._opening = connection.execute(
-                "INSERT INTO _penstock_meta VALUES ('openings', 1)"
-                " ON CONFLICT DO UPDATE SET value = value + 1 RETURNING value"
-            ).get
-        connection.pragma("synchronous", "normal")
+        connection.pragma("synchronous", "off")
+
+    def _take_epoch(self) -> None:
+        """Write down, in the transaction that is about to commit and is the first of this opening, which opening it
+        is.
+
+        An epoch must never be used by two openings that both wrote. Whoever finds anything of this opening finds
+        its number, since both are one transaction. An opening that commits nothing has used no epoch; that the
+        next one gets the same does not matter. What is left is a power cut that takes this transaction from the
+        log: it has not been synced then, so nothing of this epoch was ever called durable, and nothing is left of
+        it. (A relay that sends commits to another place must have the first one of an opening synced here before
+        it does: `Commit`.)
+        """
+        self._opening = self.execute(_NEXT_OPENING).get
+
+    def _on_first_commit(self) -> None:
+        self._has_epoch = True
+        # Not `Connection.pragma`: whoever restricts statements is not asked about this one.
+        self.execute("PRAGMA synchronous = normal")
+        self._wal_header = self._wal.read(0, _WAL_HEADER_BYTES)
 
     def _on_wal_commit(self, _connection: apsw.Connection, _schema: str, frames: int) -> int:
         self._hook_frames = frames
@@ -251,7 +287,7 @@ class Database:
 
     @property
     def opening(self) -> int:
-        """Which opening of the database this is, counted from 1."""
+        """Which opening of the database this is, counted from 1. Those are not counted that wrote nothing."""
         return self._opening
 
     @property
@@ -284,8 +320,12 @@ class Database:
     def commit(self) -> Commit | None:
         """End the transaction. Gives the log bytes it became, None if it wrote nothing."""
         wrote = self.has_uncommitted_writes
+        if wrote and not self._has_epoch:
+            self._take_epoch()
         self._hook_frames = 0
         self.execute("COMMIT")
+        if wrote and not self._has_epoch:
+            self._on_first_commit()
         # A transaction may take the write lock and change nothing (an UPDATE of no rows): no frames then.
         if not wrote or not self._hook_frames:
             return None
@@ -355,6 +395,14 @@ class Database:
                 self._checkpointer.close()
             self._connection.close()
             self._wal.close()
+
+
+def _openings(connection: apsw.Connection) -> int | None:
+    """How many openings have written to a database; None if it is new, or its first opening did not get so far."""
+    if connection.execute("SELECT 1 FROM sqlite_schema WHERE name = '_penstock_meta'").fetchone() is None:
+        return None
+    row = connection.execute("SELECT value FROM _penstock_meta WHERE key = 'openings'").fetchone()
+    return row[0] if row is not None else None
 
 
 class Reader:

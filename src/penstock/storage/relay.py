@@ -31,7 +31,9 @@ class Commit:
     """The durable form of one transaction: `size_bytes` bytes of an object's log from `offset_bytes`.
 
     `epoch` names the log: it grows each time the log starts again from its first byte, and each time the object
-    is activated. `position` counts the object's commits since its activation.
+    is activated and writes. `position` counts the object's commits since its activation. The commit at offset 0 is
+    the first to name its epoch: a relay that sends commits to another place makes that one durable here before it
+    does, or a power cut could give the same epoch to another log.
     """
 
     position: int

@@ -69,6 +69,8 @@ class SimDisk:
         self.used_bytes = 0
         #: Called before each operation with its number, name and path; may raise.
         self.before_operation: Callable[[int, str, str], None] = lambda _number, _name, _path: None
+        #: Called with "read" or "close" and the path before what is no operation, as it changes nothing; may raise.
+        self.before_access: Callable[[str, str], None] = lambda _name, _path: None
         #: The mount through which the latest operation came.
         self.user: object = None
         #: Syncs fail with EIO while this is set.

@@ -220,6 +220,7 @@ class SimMachine:
         self.fault_pending = False
         self.disk.sync_fails = False
         self.disk.before_operation = lambda _number, _name, _path: None
+        self.disk.before_access = lambda _name, _path: None
 
     def _user(self) -> SimExecutor | None:
         """The executor that the disk operation under way comes from, if it still lives."""

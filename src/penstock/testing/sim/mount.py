@@ -146,12 +146,12 @@ class _SimWalFile:
         self._mount.disk.sync(self._inode)
 
     def read(self, offset: int, size: int) -> bytes:
-        if not self._mount.alive:
-            raise Crashed
+        self._mount.disk.before_access("read", self._inode.path)
         return bytes(self._inode.content[offset : offset + size])
 
     def close(self) -> None:
-        pass
+        if self._mount.alive:
+            self._mount.disk.before_access("close", self._inode.path)
 
 
 def _error(code: int) -> apsw.IOError:
@@ -227,6 +227,8 @@ class _File:
     def xRead(self, amount: int, offset: int) -> bytes:
         if not self._mount.alive:
             return bytes(amount)
+        with _errors_as(apsw.SQLITE_IOERR_READ):
+            self._mount.disk.before_access("read", self._path)
         return bytes(self._inode.content[offset : offset + amount])
 
     def xWrite(self, data: bytes, offset: int) -> None:
