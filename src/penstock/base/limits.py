@@ -223,6 +223,11 @@ FIELD_NAME_LENGTH_MAX = 256
 #: Transforms of one pipeline, one after the other.
 TRANSFORMS_MAX = 8
 LIST_PER_PAGE_MAX = 100
+#: Pipelines that an executor counts one by one, about 1 KB and a dozen lines of its metrics each; those that came
+#: later are counted together.
+PIPELINES_COUNTED_MAX = 1_000
+#: An executor that has not said what it counted of a pipeline by then is left out, and the answer says so.
+USAGE_TIMEOUT_MS = 2_000
 
 #: Pipelines whose plan one executor keeps in memory. A miss costs one call to the coordinator.
 PLANS_CACHED_MAX = 10_000

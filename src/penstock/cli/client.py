@@ -68,6 +68,10 @@ class Client:
         """All pipelines whose name starts with `search`, page by page."""
         return self._pages(self._pipelines, {"search": search} if search else {})
 
+    def pipeline_usage(self, name_or_id: str) -> Json:
+        """What the pipeline took in and gave out."""
+        return self._object("GET", f"{self._pipeline(self._name_of(name_or_id))}/usage")
+
     def list_namespaces(self) -> Iterator[Json]:
         """The classes of objects that the server knows."""
         return self._pages(self._namespaces, {})
@@ -120,6 +124,10 @@ class Client:
             status=error.status,
             code=error.code,
         ) from None
+
+    def _name_of(self, name_or_id: str) -> str:
+        """The name of a pipeline, which is what paths are made of. Costs a request only for what may be an id."""
+        return str(self.get_pipeline(name_or_id)["name"]) if _ID.fullmatch(name_or_id) else name_or_id
 
     def _pages(self, path: str, query: dict[str, str]) -> Iterator[Json]:
         page = seen = 0

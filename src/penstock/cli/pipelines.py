@@ -15,6 +15,7 @@ from penstock.cli import output
 from penstock.cli.errors import ApiError
 from penstock.cli.options import DATA_DIR_DEFAULT, AccountId, AsJson, DataDir, Token, Url
 from penstock.cli.own_command import data_dir_flag, own_command
+from penstock.cli.pipeline_names import Name
 from penstock.cli.pipeline_settings import (
     BYTES_PER_MB,
     Flags,
@@ -23,6 +24,7 @@ from penstock.cli.pipeline_settings import (
     merge,
     requires_http_auth,
 )
+from penstock.cli.pipeline_usage import usage
 from penstock.cli.target import read_target, read_token
 
 Json = dict[str, Any]
@@ -41,7 +43,6 @@ class Compression(StrEnum):
 
 
 NewName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the pipeline: letters, digits and hyphens.")]
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the pipeline, or its id.")]
 
 
 class _Flag:
@@ -267,6 +268,9 @@ def delete(
         output.print_json(result)
     else:
         typer.echo(f"✅ Deleted pipeline {name}")
+
+
+app.command("usage")(usage)
 
 
 def print_token(token: Token = None, data_dir: DataDir = DATA_DIR_DEFAULT) -> None:

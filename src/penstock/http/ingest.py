@@ -37,6 +37,7 @@ from penstock.http.errors import public
 from penstock.http.inflight import Inflight
 from penstock.http.request_id import RequestIds
 from penstock.pipelines.broker import Broker, Route
+from penstock.pipelines.counters import CountersByPipeline, PipelineCounters, add_to
 from penstock.pipelines.records import CODE_NOT_JSON, Batch, parse_batch
 from penstock.storage.disk_guard import DiskGuard
 
@@ -62,8 +63,10 @@ class Ingest:
         limits: Limits,
         inflight: Inflight,
         ids: RequestIds,
+        counters: CountersByPipeline,
     ) -> None:
         self.statistics = IngestStatistics()
+        self._counters = counters
         self._broker = broker
         self._authenticator = authenticator
         self._guard = guard
@@ -150,6 +153,10 @@ class Ingest:
             await self._store_by_new_plan(pipeline, authorization, batch)
         self.statistics.records += batch.records
         self.statistics.bytes += len(body)
+        counters = self._counters_of(route)
+        counters.requests += 1
+        counters.records += batch.records
+        counters.bytes += len(body)
         return batch.records
 
     async def _store_by_new_plan(self, pipeline: str, authorization: str | None, batch: Batch) -> None:
@@ -160,6 +167,9 @@ class Ingest:
         except Conflict as error:
             raise Unavailable("The pipeline is being changed; nothing was stored.", retry_after_s=1) from error
 
+    def _counters_of(self, route: Route) -> PipelineCounters:
+        return self._counters.of(route.plan.pipeline, route.plan.name)
+
     def _too_large(self, size: int, *, unread: bool) -> TooLarge:
         kind = TooLargeAndUnread if unread else TooLarge
         return kind(
@@ -168,7 +178,12 @@ class Ingest:
         )
 
     def _refused(self, reason: str, pipeline: str, request_id: bytes, message: str) -> None:
-        self.statistics.refused[reason] = self.statistics.refused.get(reason, 0) + 1
+        add_to(self.statistics.refused, reason)
+        route = self._broker.cached(pipeline)
+        if route is not None:  # else nobody knows that there is such a pipeline
+            counters = self._counters_of(route)
+            counters.requests += 1
+            add_to(counters.refused, reason)
         log.info(
             "ingest_refused", pipeline=pipeline[:64], reason=reason, request_id=request_id.decode(), error=message
         )

@@ -20,6 +20,8 @@ class Plan(Struct, frozen=True):
     shards: list[str]
     http: bool
     authentication: bool
+    #: Of the pipeline, for people; it never changes.
+    name: str = ""
 
 
 def shard_count(wanted: int | None, executors: int) -> int:

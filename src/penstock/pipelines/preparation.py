@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from functools import partial
 from typing import Literal
@@ -19,6 +19,7 @@ from msgspec import Struct
 
 from penstock.base.limits import PARTITIONS_PER_SEGMENT_MAX, SPOOL_PIECE_BYTES
 from penstock.pipelines.compression import compressor
+from penstock.pipelines.counters import add_to
 from penstock.pipelines.dead_letters import dead_letter_line
 from penstock.pipelines.layout import Layout, file_key, partition_ms
 from penstock.pipelines.ledger import FileKind, LedgerFile, Segment
@@ -52,6 +53,13 @@ class Recipe(Struct, frozen=True):
         return bool(self.transforms) or self.partition_time is not None
 
 
+class Prepared(Struct, frozen=True):
+    """The files of a segment, and how many of its records are dead, by the reason."""
+
+    files: list[LedgerFile]
+    dead: dict[str, int]
+
+
 async def prepare(
     segment: Segment,
     shard: str,
@@ -60,7 +68,7 @@ async def prepare(
     transforms: Transforms,
     spool: Spool,
     beside: Callable[[Callable[[], None]], Awaitable[None]],
-) -> Sequence[LedgerFile]:
+) -> Prepared:
     """Make the segment's files in the spool, of its NDJSON in `pieces`; durable on return. `beside` runs what
     blocks.
 
@@ -78,7 +86,7 @@ async def prepare(
                 writer.add_dead(dead.record, dead.reason, dead.detail, name, code_version)
         await beside(partial(writer.add, ndjson))
     await beside(writer.finish)
-    return writer.files
+    return Prepared(writer.files, writer.dead_by_reason)
 
 
 class _Output:
@@ -134,6 +142,7 @@ class _Writer:
         self._spool = spool
         self._outputs: dict[str, _Output] = {}
         self._dead: list[bytes] = []
+        self.dead_by_reason: dict[str, int] = {}
         time = recipe.partition_time
         self._time_of = _TimeReader(time) if time is not None else None
         self._partition_ms = partition_ms(recipe.layout)
@@ -150,6 +159,7 @@ class _Writer:
             record, reason, detail, self._recipe.version, segment.received_ms, transform, code_version
         )
         self._dead.append(line)
+        add_to(self.dead_by_reason, reason)
 
     def add(self, ndjson: bytes) -> None:
         if self._time_of is None:

@@ -34,6 +34,7 @@ from penstock.objects.sql import SystemSql
 from penstock.pipelines import buffer, ledger
 from penstock.pipelines.backpressure import Budgets, Rate, exceeded, retry_after_s
 from penstock.pipelines.buffer import Buffer
+from penstock.pipelines.counters import PipelineCounters, add_to
 from penstock.pipelines.environment import PipelineEnv
 from penstock.pipelines.file_content import Digest, file_chunks, read_piece
 from penstock.pipelines.layout import file_key
@@ -77,6 +78,8 @@ class ShardConfig(Struct, frozen=True):
     bucket: str
     s3: S3Connection | None
     recipe: Recipe
+    #: Of the pipeline, for people.
+    name: str = ""
 
 
 class ShardStatus(Struct, frozen=True):
@@ -119,6 +122,7 @@ class StreamShard(DurableObject[PipelineEnv]):
         self._health = HEALTHY
         self._drain_rate = Rate()
         self._note_backlog()
+        self._note_state()
 
     # -- in -----------------------------------------------------------------------------------------------
 
@@ -184,6 +188,7 @@ class StreamShard(DurableObject[PipelineEnv]):
         self._sql.exec("UPDATE state SET config = ?1", json.encode(config).decode())
         self._health = HEALTHY
         self._note_pause(None)
+        self._note_state()
         if not self._working:
             self._set_next_alarm()
 
@@ -192,6 +197,7 @@ class StreamShard(DurableObject[PipelineEnv]):
         if not self._closed:
             self._closed = True
             self._sql.exec("UPDATE state SET closed = 1")
+            self._note_state()
             if not self._working:
                 self._set_next_alarm()
 
@@ -206,12 +212,15 @@ class StreamShard(DurableObject[PipelineEnv]):
         self._buffer.seal(self._buffer.end.sequence)
         self._health = HEALTHY
         self._note_pause(None)
+        self._note_state()
         if not self._working:
             self._set_next_alarm()
 
     def remove(self) -> None:
         """Forget everything, once all is delivered."""
         self.env.statistics.forget(self.ctx.name)
+        if self._config is not None:
+            self.env.statistics.by_pipeline.forget(self._config.pipeline)
         self.ctx.storage.delete_all()
         self._drained = self._closed = True
 
@@ -220,7 +229,7 @@ class StreamShard(DurableObject[PipelineEnv]):
         return ShardStatus(
             backlog_records=buffer.end.record - buffer.freed.record,
             backlog_bytes=buffer.size_bytes,
-            oldest_ms=buffer.received_ms(buffer.freed.sequence + 1),
+            oldest_ms=buffer.oldest_ms,
             accepted_requests=buffer.end.sequence,
             accepted_records=buffer.end.record,
             accepted_bytes=buffer.end.byte,
@@ -361,7 +370,7 @@ class StreamShard(DurableObject[PipelineEnv]):
     async def _prepare(self, segment: Segment, config: ShardConfig) -> None:
         # The rows must be durable: they are read through a second connection, which sees durable ones alone.
         await self.ctx.storage.sync()
-        files = await prepare(
+        prepared = await prepare(
             segment,
             self.ctx.name,
             config.recipe,
@@ -370,7 +379,9 @@ class StreamShard(DurableObject[PipelineEnv]):
             self.env.spool,
             partial(self.env.offload.run, "bulk"),
         )
-        self._ledger.prepared(segment, files)
+        self._ledger.prepared(segment, prepared.files)
+        for reason, count in prepared.dead.items():
+            add_to(self._counters(config).dead, reason, count)
 
     async def _pieces(self, segment: Segment) -> AsyncIterator[bytes]:
         """The segment's NDJSON, in whole rows."""
@@ -406,6 +417,7 @@ class StreamShard(DurableObject[PipelineEnv]):
         if not self._drained:  # it may have been removed meanwhile
             self._drained = True
             self._sql.exec("UPDATE state SET drained = 1")
+            self._note_state()
 
     # -- what is noted ------------------------------------------------------------------------------------
 
@@ -416,6 +428,8 @@ class StreamShard(DurableObject[PipelineEnv]):
         self._note_pause(self._health.pause)
         self.env.statistics.delivery_failures += 1
         config, retry_ms = self._config, self._health.retry_ms
+        if config is not None:
+            self._counters(config).delivery_failures += 1
         say = log.error if self._health.pause else log.warning
         say(
             "pipeline_paused" if self._health.pause else "file_not_delivered",
@@ -429,13 +443,16 @@ class StreamShard(DurableObject[PipelineEnv]):
         )
 
     def _note_delivered(self, config: ShardConfig, file: LedgerFile, size_bytes: int) -> None:
-        statistics = self.env.statistics
+        statistics, counters = self.env.statistics, self._counters(config)
         statistics.files += 1
         statistics.file_bytes += size_bytes
+        counters.files += 1
+        counters.file_bytes += size_bytes
         if file.kind == "dead":
             statistics.dead_records += file.records
         else:
             statistics.delivered_records += file.records
+            counters.delivered_records += file.records
         log.info(
             "file_delivered",
             bucket=config.bucket,
@@ -446,7 +463,17 @@ class StreamShard(DurableObject[PipelineEnv]):
         )
 
     def _note_pause(self, pause: Pause | None) -> None:
-        self.env.statistics.note_pause(self.ctx.name, pause is not None)
+        if self._config is not None:
+            self.env.statistics.note_pause(self._config.pipeline, self.ctx.name, pause is not None)
+
+    def _note_state(self) -> None:
+        if self._config is not None:
+            state = "drained" if self._drained else "draining" if self._closed else "open"
+            self.env.statistics.shard_states[self.ctx.name] = state
+            self._counters(self._config)  # so that its gauges have a name
+
+    def _counters(self, config: ShardConfig) -> PipelineCounters:
+        return self.env.statistics.by_pipeline.of(config.pipeline, config.name)
 
     def _on_discard(self) -> None:
         # Noted again when it starts from what is durable: at the latest when its alarm fires, if anything waits.
@@ -454,7 +481,10 @@ class StreamShard(DurableObject[PipelineEnv]):
 
     def _note_backlog(self) -> None:
         if self._config is not None:
-            self.env.statistics.note_backlog(self._config.pipeline, self.ctx.name, self._buffer.size_bytes)
+            buffer = self._buffer
+            self.env.statistics.note_backlog(
+                self._config.pipeline, self.ctx.name, buffer.size_bytes, buffer.oldest_ms
+            )
 
 
 def _digested(digest: Digest, content: Callable[[], Iterable[bytes]]) -> Iterator[bytes]:

@@ -71,6 +71,8 @@ class ExecutorPlace:
     namespaces: dict[str, str]
     lifeline: int
     status: int
+    #: How many executors there were in the slot before.
+    restarts: int
 
 
 def run_executor(place: ExecutorPlace) -> int:
@@ -201,6 +203,7 @@ def _build(place: ExecutorPlace, tasks: asyncio.TaskGroup) -> tuple[Node, UnixTr
             clock,
             memory_bytes_max=place.settings.limits.transform_memory_bytes_max,
         ),
+        restarts=place.restarts,
     )
     return node, transport
 
