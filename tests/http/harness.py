@@ -25,11 +25,11 @@ from penstock.pipelines.transforms import NoTransforms
 from penstock.server.node import Node
 from penstock.storage.disk import OsDisk
 from penstock.storage.object_store import FolderStore
-from penstock.storage.s3_store import S3Pool
-from penstock.storage.secrets import SecretKey, Secrets
 from penstock.storage.offload import Threads
 from penstock.storage.ports import Ports
 from penstock.storage.relay import LocalRelay
+from penstock.storage.s3_store import S3Pool
+from penstock.storage.secrets import SecretKey, Secrets
 from penstock.storage.transport import UnixTransport
 
 ACCOUNT = "a" * 32
@@ -111,6 +111,15 @@ class Exchange:
         """Returns when the application waits for the next piece, or has answered."""
         self._incoming.put_nowait({"type": "http.request", "body": piece, "more_body": more})
         self._face.wait(lambda: self._done.done() or (self._waiting and self._incoming.empty()))
+
+    @property
+    def received(self) -> bytes:
+        """What has come so far of the answer's body."""
+        return b"".join(message.get("body", b"") for message in self._sent)
+
+    @property
+    def ended(self) -> bool:
+        return self._done.done()
 
     def disconnect(self) -> None:
         self._incoming.put_nowait({"type": "http.disconnect"})

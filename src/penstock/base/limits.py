@@ -226,6 +226,15 @@ LIST_PER_PAGE_MAX = 100
 #: Pipelines that an executor counts one by one, about 1 KB and a dozen lines of its metrics each; those that came
 #: later are counted together.
 PIPELINES_COUNTED_MAX = 1_000
+#: Those who watch a shard's records, and clients that watch any through one executor: each takes up to
+#: `TAIL_BUFFER_BYTES` in memory per shard. What does not fit is dropped and counted.
+TAIL_LISTENERS_MAX = 8
+TAILS_MAX = 32
+TAIL_BUFFER_BYTES = 1 * MIB
+#: Which shards take records is looked at this often while somebody watches them.
+TAIL_FOLLOW_MS = 2_000
+#: An empty line is sent this often: proxies give up on a connection that says nothing for 30 to 60 s.
+TAIL_KEEP_ALIVE_MS = 10_000
 #: An executor that has not said what it counted of a pipeline by then is left out, and the answer says so.
 USAGE_TIMEOUT_MS = 2_000
 

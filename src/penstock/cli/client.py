@@ -72,6 +72,23 @@ class Client:
         """What the pipeline took in and gave out."""
         return self._object("GET", f"{self._pipeline(self._name_of(name_or_id))}/usage")
 
+    def tail_pipeline(self, name_or_id: str, sample: float) -> Iterator[bytes]:
+        """The lines of a tail, without the empty ones, until the server ends it. Raises CliError when the
+        connection is lost."""
+        path = f"{self._pipeline(self._name_of(name_or_id))}/tail?{urlencode({'sample': sample})}"
+        request = urllib.request.Request(self._target.url.value + path)
+        request.add_header("Authorization", f"Bearer {self._target.token.value}")
+        try:
+            with self._opener.open(request, timeout=self._timeout_seconds) as response:
+                for line in response:
+                    if line.strip():
+                        yield line
+        except urllib.error.HTTPError as error:
+            with error:
+                self._understood("GET", path, error.code, error.read())
+        except (OSError, HTTPException, ValueError) as error:
+            raise self._no_answer(error) from None
+
     def list_namespaces(self) -> Iterator[Json]:
         """The classes of objects that the server knows."""
         return self._pages(self._namespaces, {})

@@ -24,6 +24,7 @@ from penstock.cli.pipeline_settings import (
     merge,
     requires_http_auth,
 )
+from penstock.cli.pipeline_tail import tail
 from penstock.cli.pipeline_usage import usage
 from penstock.cli.target import read_target, read_token
 
@@ -271,6 +272,7 @@ def delete(
 
 
 app.command("usage")(usage)
+app.command("tail")(tail)
 
 
 def print_token(token: Token = None, data_dir: DataDir = DATA_DIR_DEFAULT) -> None:

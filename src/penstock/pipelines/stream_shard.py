@@ -42,6 +42,7 @@ from penstock.pipelines.ledger import Ledger, LedgerFile, LedgerPage, Segment, S
 from penstock.pipelines.preparation import Recipe, prepare
 from penstock.pipelines.rolling import Rolling, due_at_ms
 from penstock.pipelines.sink_health import HEALTHY, Pause, after_failure
+from penstock.pipelines.tail import Listeners
 from penstock.storage.connection import S3Connection
 
 log = structlog.get_logger("penstock.pipelines")
@@ -121,6 +122,7 @@ class StreamShard(DurableObject[PipelineEnv]):
         self._clock_was_ahead = False
         self._health = HEALTHY
         self._drain_rate = Rate()
+        self._listeners = Listeners(ctx.rng)
         self._note_backlog()
         self._note_state()
 
@@ -137,6 +139,8 @@ class StreamShard(DurableObject[PipelineEnv]):
         self._refuse_if_full(len(body))
         self._buffer.append(body, records, self._now_ms())
         self._note_backlog()
+        if self._listeners:
+            self._listeners.offer(body)
         if not self._working and self._health.retry_ms is None:
             due_ms = self._due_ms(config)
             if self._alarm_ms is None or due_ms < self._alarm_ms:
@@ -197,6 +201,7 @@ class StreamShard(DurableObject[PipelineEnv]):
         if not self._closed:
             self._closed = True
             self._sql.exec("UPDATE state SET closed = 1")
+            self._listeners.end()
             self._note_state()
             if not self._working:
                 self._set_next_alarm()
@@ -207,6 +212,7 @@ class StreamShard(DurableObject[PipelineEnv]):
         if self._discarded:
             return
         self._discarded = self._closed = True
+        self._listeners.end()
         self._sql.exec("UPDATE state SET closed = 1, discarded = 1")
         self._ledger.discard_unfinished()
         self._buffer.seal(self._buffer.end.sequence)
@@ -241,6 +247,14 @@ class StreamShard(DurableObject[PipelineEnv]):
             pause=health.pause,
             totals=self._ledger.totals(),
         )
+
+    def tail(self, sample: float) -> AsyncIterator[bytes]:
+        """The share `sample` of the records that are stored from now on, as `pipelines/tail.py` says, until the
+        shard takes no more. They are seen when they are durable. Raises `Overloaded`."""
+        listener = self._listeners.open(sample)
+        if self._closed:
+            listener.end()
+        return listener
 
     def ledger(self, after: str, limit: int) -> LedgerPage:
         """Up to `limit` segments with a ULID above `after`, with their files."""

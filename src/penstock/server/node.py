@@ -21,6 +21,7 @@ from penstock.http.objects import ObjectRequests
 from penstock.http.operations import OperationRoutes
 from penstock.http.pipelines import PipelineRoutes
 from penstock.http.request_id import RequestIds
+from penstock.http.tail import TailRoutes
 from penstock.http.usage import UsageRoutes
 from penstock.objects import Runtime, inspection
 from penstock.pipelines.broker import Broker
@@ -114,9 +115,11 @@ class Node:
         self.objects = ObjectRequests(
             self.runtime, application, authenticator, self.guard, limits, self.inflight, ids
         )
+        self._tails = TailRoutes(self.runtime)
         endpoints = [
             *OperationRoutes(lambda: self._ready, self._metrics, authenticator).endpoints,
             *PipelineRoutes(self.runtime, transforms, limits).endpoints,
+            *self._tails.endpoints,
             *UsageRoutes(self.runtime, self._counted).endpoints,
             *NamespaceRoutes(self.runtime, self.inspection, application, limits).endpoints,
         ]
@@ -128,8 +131,9 @@ class Node:
         self._ready = True
 
     def drain(self) -> None:
-        """Tell load balancers to send requests elsewhere."""
+        """Tell load balancers to send requests elsewhere, and end what would not end by itself."""
         self._ready = False
+        self._tails.drain()
 
     async def stop(self) -> None:
         """Close all objects. What they hold is durable already; this makes the next start quick."""
