@@ -17,9 +17,7 @@ def _there(server: FakeServer, write_credentials: Callable[..., Path], monkeypat
     monkeypatch.setenv("PENSTOCK_DATA_DIR", str(write_credentials(server.url).parent))
 
 
-def test_records_are_printed_as_they_came_and_what_is_missing_is_said_beside(
-    run: Run, server: FakeServer
-) -> None:
+def test_records_are_printed_as_they_came_and_what_is_missing_is_said_beside(run: Run, server: FakeServer) -> None:
     server.will_answer((200, LINES))
     outcome = run("pipelines", "tail", "clicks", "--sample", "0.5")
     assert (outcome.code, outcome.out) == (0, '{"n":1.50}\n{"a":"é}"}\n[1]\n')

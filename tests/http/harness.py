@@ -21,6 +21,7 @@ from penstock.base.errors import PenstockError
 from penstock.base.limits import Limits
 from penstock.base.rng import seeded_rng
 from penstock.http.auth import Account, token_hash
+from penstock.pipelines.query.process import OsQueryProcess
 from penstock.pipelines.transforms import NoTransforms
 from penstock.server.node import Node
 from penstock.storage.disk import OsDisk
@@ -177,6 +178,7 @@ class Face:
                     on_fatal=self._fatal,
                     application=self._application,
                     transforms=NoTransforms(),
+                    start_query_process=OsQueryProcess.start,
                 )
                 await self.node.start()
                 await self._stop.wait()

@@ -104,7 +104,7 @@ def test_a_silent_tail_is_kept_alive(face: Face, monkeypatch: pytest.MonkeyPatch
     end(face, exchange)
 
 
-def test_a5_a_tail_ends_when_the_executor_drains(face: Face) -> None:
+def test_A5_a_tail_ends_when_the_executor_drains(face: Face) -> None:
     face.create()
     exchange = watch(face)
     face.node.drain()

@@ -127,7 +127,7 @@ def test_shards_are_counted_by_state(face: Face) -> None:
     assert value(scrape(face), "penstock_pipeline_requests_total", pipeline="clicks") is None
 
 
-def test_g7_numbers_by_pipeline_are_for_those_with_a_token(face: Face) -> None:
+def test_G7_numbers_by_pipeline_are_for_those_with_a_token(face: Face) -> None:
     face.ingest(face.create(), [{"n": 1}])
     assert "clicks" in scrape(face)
     assert "clicks" not in face.get("/metrics").body.decode()

@@ -10,7 +10,7 @@ from .conftest import Serve
 from .harness import DEADLINE_S
 
 
-def test_a5_a_tail_sees_the_shards_of_all_executors_and_does_not_hold_up_a_stop(serve: Serve) -> None:
+def test_A5_a_tail_sees_the_shards_of_all_executors_and_does_not_hold_up_a_stop(serve: Serve) -> None:
     server = serve(executors=2)
     pipeline = server.create(shards=4)
     command = [sys.executable, "-m", "penstock", "pipelines", "tail", "clicks", "--data-dir", str(server.data)]

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from penstock.cli import objects, output, pipelines, serve
+from penstock.cli import objects, output, pipelines, query, serve
 from penstock.cli.demo.command import demo
 
 app = typer.Typer(
@@ -41,5 +41,6 @@ def penstock(
 app.command("serve")(serve.serve)
 app.command("demo")(demo)
 app.command("token")(pipelines.print_token)
+app.command("query")(query.query)
 app.add_typer(pipelines.app, name="pipelines")
 app.add_typer(objects.app, name="objects")

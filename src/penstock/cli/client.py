@@ -41,6 +41,7 @@ class Client:
         self._opener = _opener(target.url.value)
         account = f"/client/v4/accounts/{quote(target.account_id.value, safe='')}"
         self._pipelines = f"{account}/pipelines"
+        self._query = f"{account}/query"
         self._namespaces = f"{account}/workers/durable_objects/namespaces"
 
     def create_pipeline(self, body: Json) -> Json:
@@ -88,6 +89,10 @@ class Client:
                 self._understood("GET", path, error.code, error.read())
         except (OSError, HTTPException, ValueError) as error:
             raise self._no_answer(error) from None
+
+    def query_records(self, sql: str, *, live: bool, limit: int) -> Json:
+        """The rows of one SELECT over pipelines: `columns`, `rows`, `truncated`, `files`."""
+        return self._object("POST", self._query, {"sql": sql, "live": live, "limit": limit})
 
     def list_namespaces(self) -> Iterator[Json]:
         """The classes of objects that the server knows."""

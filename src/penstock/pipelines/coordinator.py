@@ -162,6 +162,11 @@ class Coordinator(DurableObject[PipelineEnv]):
         ).to_list()
         return [await self._described(*row) for row in rows]
 
+    def shard_names(self) -> list[str]:
+        """All shards of all generations. Raises `NotFound`."""
+        self._newest()
+        return self._shard_names("true")
+
     async def usage(self) -> PipelineUsage:
         """What all shards of all generations took and gave. Raises `NotFound`."""
         self._newest()

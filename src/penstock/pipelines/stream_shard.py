@@ -42,6 +42,7 @@ from penstock.pipelines.ledger import Ledger, LedgerFile, LedgerPage, Segment, S
 from penstock.pipelines.preparation import Recipe, prepare
 from penstock.pipelines.rolling import Rolling, due_at_ms
 from penstock.pipelines.sink_health import HEALTHY, Pause, after_failure
+from penstock.pipelines.snapshot import SnapshotHead, SnapshotReader, encode_frame
 from penstock.pipelines.tail import Listeners
 from penstock.storage.connection import S3Connection
 
@@ -255,6 +256,25 @@ class StreamShard(DurableObject[PipelineEnv]):
         if self._closed:
             listener.end()
         return listener
+
+    async def snapshot(self, with_rows: bool) -> AsyncIterator[bytes]:
+        """Where the shard's records are now, as `pipelines/snapshot.py` says; `with_rows`: also those in no
+        file."""
+        config = self._config
+        if config is None:
+            return
+        # What was stored must be durable: it is read through a second connection, which sees durable rows alone.
+        await self.ctx.storage.sync()
+        recipe, first_record = config.recipe, self._ledger.totals().ledger_from_record
+        own_time = recipe.partition_time is not None
+        yield encode_frame(SnapshotHead(config.bucket, config.s3, recipe.layout, own_time, first_record))
+        frames = SnapshotReader(self.ctx.storage.reader, recipe.layout, with_rows)
+        run = partial(self.env.offload.run, "bulk")
+        try:
+            while (frame := await run(frames.next)) is not None:
+                yield encode_frame(frame)
+        finally:
+            await run(frames.close)
 
     def ledger(self, after: str, limit: int) -> LedgerPage:
         """Up to `limit` segments with a ULID above `after`, with their files."""

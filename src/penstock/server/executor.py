@@ -28,6 +28,7 @@ from penstock.base.clock import SystemClock
 from penstock.base.errors import Fenced, PenstockError, StorageFull, Unavailable
 from penstock.base.rng import system_rng
 from penstock.http.auth import Account
+from penstock.pipelines.query.process import OsQueryProcess
 from penstock.server.connection import Connection
 from penstock.server.listen import Port
 from penstock.server.node import Node
@@ -204,6 +205,7 @@ def _build(place: ExecutorPlace, tasks: asyncio.TaskGroup) -> tuple[Node, UnixTr
             memory_bytes_max=place.settings.limits.transform_memory_bytes_max,
         ),
         restarts=place.restarts,
+        start_query_process=OsQueryProcess.start,
     )
     return node, transport
 

@@ -20,6 +20,7 @@ from penstock.http.namespaces import NamespaceRoutes
 from penstock.http.objects import ObjectRequests
 from penstock.http.operations import OperationRoutes
 from penstock.http.pipelines import PipelineRoutes
+from penstock.http.query import QueryRoutes
 from penstock.http.request_id import RequestIds
 from penstock.http.tail import TailRoutes
 from penstock.http.usage import UsageRoutes
@@ -28,6 +29,8 @@ from penstock.pipelines.broker import Broker
 from penstock.pipelines.coordinator import Coordinator
 from penstock.pipelines.counters import PipelineCounters
 from penstock.pipelines.environment import PipelineEnv, PipelineStatistics
+from penstock.pipelines.query.process import StartQueryProcess, no_query_process
+from penstock.pipelines.query.queries import Queries
 from penstock.pipelines.registry import Registry
 from penstock.pipelines.spool import Spool
 from penstock.pipelines.stream_shard import StreamShard
@@ -67,6 +70,7 @@ class Node:
         namespaces: Mapping[str, str] | None = None,
         transforms: Transforms,
         restarts: int = 0,
+        start_query_process: StartQueryProcess = no_query_process,
     ) -> None:
         self._ports = ports
         self._slot = slot
@@ -116,16 +120,21 @@ class Node:
             self.runtime, application, authenticator, self.guard, limits, self.inflight, ids
         )
         self._tails = TailRoutes(self.runtime)
+        self._queries = Queries(
+            self.runtime, start_query_process, f"{folder}/queries/{slot}", buckets_folder=f"{folder}/buckets"
+        )
         endpoints = [
             *OperationRoutes(lambda: self._ready, self._metrics, authenticator).endpoints,
             *PipelineRoutes(self.runtime, transforms, limits).endpoints,
             *self._tails.endpoints,
+            *QueryRoutes(self._queries, limits).endpoints,
             *UsageRoutes(self.runtime, self._counted).endpoints,
             *NamespaceRoutes(self.runtime, self.inspection, application, limits).endpoints,
         ]
         self.app = App(self.ingest, self.objects, Control(endpoints, authenticator, ports.clock, ids))
 
     async def start(self) -> None:
+        await self._queries.clean()
         await self.runtime.start()
         self._tasks.create_task(self.guard.run())
         self._ready = True
