@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-from asyncio.subprocess import PIPE, Process
+from asyncio.subprocess import PIPE, Process, SubprocessStreamProtocol
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
@@ -18,6 +18,8 @@ from penstock.pipelines.query.messages import HEADER_BYTES, Answer, Failed, Ques
 
 log = structlog.get_logger("penstock.pipelines")
 
+#: Read ahead of an answer.
+_BUFFER_BYTES = 1 << 20
 #: What is kept of a process's last words, for the log.
 _LAST_WORDS_BYTES = 4_000
 
@@ -47,7 +49,11 @@ class OsQueryProcess:
     @classmethod
     async def start(cls) -> OsQueryProcess:
         try:
-            process = await asyncio.create_subprocess_exec(
+            # As `asyncio.create_subprocess_exec` does it, which keeps the transport to itself: closing that is the
+            # only way to be rid of pipes with something in them that nobody wants to read any more.
+            loop = asyncio.get_running_loop()
+            transport, protocol = await loop.subprocess_exec(
+                lambda: SubprocessStreamProtocol(limit=_BUFFER_BYTES, loop=loop),
                 sys.executable,
                 "-P",  # not the working directory, where anything could have the name of one of Python's modules
                 "-m",
@@ -59,9 +65,10 @@ class OsQueryProcess:
             )
         except OSError as error:
             raise Unavailable(f"The process of the query cannot be started: {error.strerror}.") from error
-        return cls(process)
+        return cls(transport, Process(transport, protocol, loop))
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, transport: asyncio.SubprocessTransport, process: Process) -> None:
+        self._transport = transport
         self._process = process
         self.pid = process.pid
 
@@ -97,8 +104,9 @@ class OsQueryProcess:
         )
 
     async def end(self) -> None:
-        if self._process.stdin is not None:
-            self._process.stdin.close()
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
-        await self._process.wait()
+        try:
+            await self._process.wait()
+        finally:
+            self._transport.close()

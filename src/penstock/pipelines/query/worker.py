@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, TypeVar
 import duckdb
 import msgspec
 
-from penstock.base.limits import QUERY_ADDRESS_BYTES_MAX, RECORDS_QUERY_THREADS
+from penstock.base.limits import QUERY_ADDRESS_BYTES_MAX, RECORDS_QUERY_MS_MAX, RECORDS_QUERY_THREADS
 from penstock.pipelines.query.messages import (
     HEADER_BYTES,
     Answer,
@@ -37,6 +37,8 @@ from penstock.pipelines.query.types import column_type
 
 T = TypeVar("T", Asked, Given, Ready)
 
+#: More than all threads can use before the deadline.
+_CPU_SECONDS_MAX = (RECORDS_QUERY_THREADS + 1) * RECORDS_QUERY_MS_MAX // 1000
 #: Rows fetched at once.
 _ROWS = 500
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {
@@ -58,6 +60,8 @@ def main() -> None:
     os.dup2(2, 1)
     resource.setrlimit(resource.RLIMIT_AS, (QUERY_ADDRESS_BYTES_MAX, QUERY_ADDRESS_BYTES_MAX))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # Should the executor die, nobody is left to kill this process.
+    resource.setrlimit(resource.RLIMIT_CPU, (_CPU_SECONDS_MAX, _CPU_SECONDS_MAX))
     try:
         _run(questions, answers)
     except _Refused as refused:
