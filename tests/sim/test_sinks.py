@@ -484,6 +484,27 @@ def test_C1_a_drained_shard_reports_to_a_coordinator_that_was_away() -> None:
     simulate(story, executors=2)
 
 
+def test_C1_a_shard_that_could_report_only_later_rests_when_it_has() -> None:
+    async def story(machine: SimMachine) -> None:
+        pipeline = await create(machine, settings(shards=2, endpoint=None))
+        for slot in (0, 1):
+            assert (await send(machine, pipeline, slot, slot=slot)).status == 200
+        machine.store.outage = True
+        await machine.clock.sleep_ms(2_000)
+        change = settings(shards=2, endpoint=None, max_rows=9)
+        assert (await machine.control(0, "PUT", "/pipelines/p", change)).status == 200
+        machine.store.outage = False
+        machine.network.lose_request = 1.0
+        await machine.clock.sleep_ms(5 * MINUTE_MS)
+        machine.network.lose_request = 0.0
+        await machine.clock.sleep_ms(3 * MINUTE_MS)
+        before = machine.disk.operations
+        await machine.clock.sleep_ms(5 * MINUTE_MS)
+        assert machine.disk.operations - before < 100, "it is still busy"
+
+    simulate(story, executors=2)
+
+
 @pytest.mark.parametrize("what", ["update", "delete", "discard"])
 def test_C1_what_shards_could_not_be_told_for_long_they_are_told_later(what: str) -> None:
     async def story(machine: SimMachine) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.base.limits import PARTITIONS_PER_SEGMENT_MAX
@@ -215,6 +215,7 @@ def test_a_record_that_is_too_deep_to_read_is_dead_and_keeps_no_other_waiting(sp
     assert record in content
 
 
+@settings(deadline=None)  # it writes files
 @given(st.integers(0, 253_402_300_799_999), st.integers(-14 * 60, 14 * 60))
 def test_a_time_is_the_same_in_words_seconds_and_milliseconds(spool: Spool, at_ms: int, offset_min: int) -> None:
     at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=at_ms)

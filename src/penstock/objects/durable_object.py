@@ -142,10 +142,10 @@ class DurableObject(Generic[Env]):
         self.env = env
 
     async def alarm(self, info: AlarmInfo) -> None:
-        """Called when the alarm fires, at least once per alarm and never twice at the same time. If it raises, takes
-        longer than 15 minutes or its process crashes, it is called again after 2 s, doubling, up to 6 times. What
-        passes by itself (`Unavailable`, `Overloaded`, `StorageFull`) is not counted; the wait then grows to about a
-        minute."""
+        """Called when the alarm fires, at least once per alarm and never twice at the same time. If it raises,
+        takes longer than 15 minutes or its process crashes, it is called again after 2 s, doubling, up to 6 times.
+        What passes by itself (`Unavailable`, `Overloaded`, `StorageFull`) is not counted; the wait then grows to
+        about a minute."""
         raise NotImplementedError(f"{type(self).__name__} set an alarm but has no alarm() method.")
 
     def _on_discard(self) -> None:

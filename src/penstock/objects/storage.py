@@ -47,8 +47,8 @@ class ObjectStorage:
     async def sync(self) -> None:
         """Return when everything written so far is durable. Raises why it never will be.
 
-        Results, calls and `ctx.buckets` wait by themselves. What an object sends with a library of its own does not:
-        await this before it."""
+        Results, calls and `ctx.buckets` wait by themselves. What an object sends with a library of its own does
+        not: await this before it."""
         await self._system.sync()
 
     def delete_all(self) -> None:

@@ -365,6 +365,9 @@ class StreamShard(DurableObject[PipelineEnv]):
             except Exception as error:  # noqa: BLE001 - a bug of ours must not end deliveries either
                 self._note_failure(segment, error)
                 return
+        # Nothing is left to be tried again: a time for it that is over would set the alarm for ever.
+        self._health = HEALTHY
+        self._note_pause(None)
         if self._discarded:
             await self._free_rows(self._buffer.end.sequence, self._buffer.size_bytes)
         if self._is_empty_for_good:

@@ -97,13 +97,17 @@ class Scenario:
         self._next_number = 0
         self._pipeline = ""
         self._false_alarms: list[str] = []
+        #: Whether a pipeline before this one has files among those that are found: the server's verdict on this one
+        #: is not about them.
         self._replaced = False
 
     async def run(self) -> Outcome:
         machine = self._machine
         async with machine:
             await self._create_pipeline()
-            operations = (self._update_pipeline, self._replace_pipeline)
+            operations = [self._update_pipeline]
+            if self._rng.random() < 0.3:
+                operations.append(self._replace_pipeline)
             nemesis = Nemesis(machine, seeded_rng(f"{self._seed}/nemesis"), operations)
             async with asyncio.TaskGroup() as tasks:
                 for number in range(self._settings.clients):
@@ -258,7 +262,7 @@ class Scenario:
             cursor = result["cursor"]
             if cursor is None:
                 break
-        if not in_files <= found.total() <= in_files + pending:
+        if not self._replaced and not in_files <= found.total() <= in_files + pending:
             problems.append(f"verify says {in_files} records are in files ({pending} pending): {found.total()} are")
         return problems
 
