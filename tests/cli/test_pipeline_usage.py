@@ -34,7 +34,7 @@ def test_usage_shows_what_came_what_went_what_waits_and_what_failed(run: Run, se
     assert lines["Requests"] == "12,345"
     assert lines["Records out"] == "67,000"
     assert lines["Lag"] == "4.6 s"
-    assert lines["Dead letters"] == "2 (since start: 2 error)"
+    assert lines["Dead letters"] == "2 (2 error)"
     assert lines["Refused since start"] == "3 invalid, 1 overloaded"
     assert server.requests[0].path.endswith("/pipelines/clicks/usage")
 

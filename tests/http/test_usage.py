@@ -96,6 +96,11 @@ def test_dead_records_are_told_by_reason(face: Face) -> None:
     assert value(text, "penstock_records_dead_total", reason="partition_time") == 1
     assert value(text, "penstock_pipeline_records_dead_total", pipeline="clicks", reason="partition_time") == 1
     assert value(text, "penstock_pipeline_files_total", pipeline="clicks") == 2
+    face.control("PUT", f"{PIPELINES}/clicks", pipeline_body(batch={"max_rows": 1}, **PARTITIONED))
+    face.ingest(pipeline, [{"at": "no time"}])
+    face.wait(lambda: usage(face)["out"]["files"] == 3)
+    for _ in range(2):  # the second time what is drained is not asked any more
+        assert usage(face)["out"]["dead_reasons"] == {"partition_time": 2}
 
 
 def test_a_bucket_that_fails_shows_as_failures_and_lag(face: Face, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -204,7 +204,7 @@ def by_pipeline(statistics: PipelineStatistics, now_ms: int) -> list[Family]:
         counter("files", "Files delivered, by pipeline.", "files"),
         counter("file_bytes", "Bytes of files delivered, by pipeline.", "file_bytes"),
         counter("records_delivered", "Records delivered in files, by pipeline.", "delivered_records"),
-        by_reason("records_dead", "Records found dead, by pipeline and reason.", "dead"),
+        by_reason("records_dead", "Records delivered in dead-letter files, by pipeline and reason.", "dead"),
         counter("delivery_failures", "Tries to deliver that failed, by pipeline.", "delivery_failures"),
         gauge(
             "backlog_bytes",
