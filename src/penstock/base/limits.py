@@ -195,6 +195,8 @@ STREAM_UNREAD_MS_MAX = 15 * 60_000
 #: Files of a sink are retried for ever, with this backoff: no number of failures makes data worthless.
 SINK_RETRY_BASE_MS = 500
 SINK_RETRY_MAX_MS = 60_000
+#: A bucket elsewhere that does not answer for so long when a pipeline is made is believed to be right.
+BUCKET_CHECK_MS_MAX = 5_000
 #: A bucket that is not there, or a key that does not open it, is looked at again this often at the least.
 SINK_PAUSED_RETRY_MS = 60_000
 #: The longest time that a refused client is told to wait.

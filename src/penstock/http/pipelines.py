@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from penstock.base.errors import Forbidden, Invalid, NotFound, Unavailable
-from penstock.base.limits import LIST_PER_PAGE_MAX, Limits
+from penstock.base.limits import BUCKET_CHECK_MS_MAX, LIST_PER_PAGE_MAX, Limits
 from penstock.http.control import Endpoint, envelope, read_body, read_number
 from penstock.objects import Runtime, Stub
 from penstock.pipelines.coordinator import Deployment, ShardDescription
@@ -133,7 +134,8 @@ class PipelineRoutes:
         if settings.s3 is None:
             return
         try:
-            await self._runtime.ports.s3.at(settings.s3).list(settings.bucket, limit=1)
+            async with asyncio.timeout(BUCKET_CHECK_MS_MAX / 1000):
+                await self._runtime.ports.s3.at(settings.s3).list(settings.bucket, limit=1)
         except (Forbidden, NotFound) as error:
             raise Invalid(f"destination cannot be used: {error.message}", code=CODE_INVALID_SETTINGS) from error
         except Unavailable as error:

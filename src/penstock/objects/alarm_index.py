@@ -33,6 +33,7 @@ from penstock.objects.committer import Committer
 from penstock.objects.identity import ObjectId
 from penstock.storage.database import Database
 from penstock.storage.ports import Ports
+from penstock.storage.relay import Commit
 
 log = structlog.get_logger("penstock.objects")
 
@@ -47,7 +48,8 @@ class AlarmIndex:
     tries have ended with their process. It gives True when it has settled the entry; one that it left as it was is
     not fired again before somebody settles it, or a while has passed. `system` gives the namespaces of Penstock's
     own classes: they have places of their own among those that fire at once, and their handlers are trusted.
-    `on_fatal` is called when nothing can be made durable any more."""
+    `on_fatal` is called when nothing can be made durable any more. The log starts anew when it is longer than
+    `wal_bytes_max`."""
 
     def __init__(
         self,
@@ -58,6 +60,7 @@ class AlarmIndex:
         fire: Callable[[ObjectId, int], Awaitable[bool]],
         system: Callable[[], Collection[str]],
         on_fatal: Callable[[PenstockError], None],
+        wal_bytes_max: int,
     ) -> None:
         self._ports = ports
         self._path = path
@@ -65,6 +68,8 @@ class AlarmIndex:
         self._fire = fire
         self._system = system
         self._on_fatal = on_fatal
+        self._wal_bytes_max = wal_bytes_max
+        self._checkpointing = False
         self._committer: Committer
         #: What fires: objects of users' classes, and those of Penstock's own.
         self._running: tuple[set[ObjectId], set[ObjectId]] = (set(), set())
@@ -81,7 +86,11 @@ class AlarmIndex:
         """Raises what `Database.open` raises."""
         database = await self._ports.offload.run("database", partial(Database.open, self._ports.disk, self._path))
         self._life = self._life or database.opening
-        self._committer = Committer(database, self._ports.relay, "alarms", self._tasks, on_broken=self._on_broken)
+        self._committer = Committer(
+            *(database, self._ports.relay, "alarms", self._tasks),
+            on_broken=self._on_broken,
+            on_commit=self._on_commit,
+        )
         alarm_table.create_tables(self._committer.execute)
         for namespace in self._system():
             self._committer.execute(alarm_table.OWN, (namespace,))
@@ -101,6 +110,28 @@ class AlarmIndex:
     async def _close_database(self) -> None:
         await self._committer.wait_shipped()
         await self._ports.offload.run("database", self._committer.database.close)
+
+    def _on_commit(self, commit: Commit | None) -> None:
+        if commit is not None and commit.offset_bytes > self._wal_bytes_max and not self._checkpointing:
+            self._checkpointing = True
+            self._tasks.create_task(self._start_epoch(self._committer))
+
+    async def _start_epoch(self, committer: Committer) -> None:
+        """Copy the log back, mostly beside the loop. What was added meanwhile is little, and is copied on the loop,
+        in a moment in which nothing is open: nobody can write then, so the next write starts the log anew. (Where
+        there is no such moment the next commit tries again.)"""
+        checkpoint = committer.database.checkpoint
+        try:
+            await self._ports.offload.run("database", checkpoint)
+            await committer.wait_durable()
+            if committer.is_settled and committer.broken is None:
+                checkpoint()
+        except Fenced as error:
+            self._on_fatal(error)
+        except PenstockError as error:
+            log.warning("alarm_index_not_checkpointed", error=error.message)
+        finally:
+            self._checkpointing = False
 
     def _on_broken(self, error: PenstockError) -> None:
         if isinstance(error, Fenced):

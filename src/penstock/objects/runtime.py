@@ -117,6 +117,7 @@ class Runtime:
             fire=self._fire_alarm,
             system=lambda: self._internal,
             on_fatal=on_fatal,
+            wal_bytes_max=wal_bytes_max,
         )
 
     def register(
