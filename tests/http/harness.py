@@ -21,6 +21,7 @@ from penstock.base.errors import PenstockError
 from penstock.base.limits import Limits
 from penstock.base.rng import seeded_rng
 from penstock.http.auth import Account
+from penstock.pipelines.query.process import OsQueryProcess
 from penstock.pipelines.transforms import NoTransforms
 from penstock.server.node import Node
 from penstock.storage.disk import OsDisk
@@ -120,6 +121,15 @@ class Exchange:
     def on_answer(self, do: Callable[[], object]) -> None:
         self._done.add_done_callback(lambda _: do())
 
+    @property
+    def received(self) -> bytes:
+        """What has come so far of the answer's body."""
+        return b"".join(message.get("body", b"") for message in self._sent)
+
+    @property
+    def ended(self) -> bool:
+        return self._done.done()
+
     def disconnect(self) -> None:
         self._incoming.put_nowait({"type": "http.disconnect"})
 
@@ -176,6 +186,7 @@ class Face:
                     on_fatal=self._fatal,
                     application=self._application,
                     transforms=NoTransforms(),
+                    start_query_process=OsQueryProcess.start,
                 )
                 await self.node.start()
                 await self._stop.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,6 +15,7 @@ from penstock.tokens.token_registry import token_hash
 from .harness import ACCOUNT, PIPELINES, TOKEN, Answer, Face, pipeline_body
 
 TOKENS = f"/client/v4/accounts/{ACCOUNT}/tokens"
+QUERY = f"/client/v4/accounts/{ACCOUNT}/query"
 WITH_TOKEN = [{"type": "http", "authentication": True}]
 
 
@@ -30,7 +32,8 @@ def routes(face: Face) -> list[tuple[str, str, str]]:
     """Scope, method and path of every route that is not public."""
     fill = {"account": ACCOUNT, "name": "clicks", "namespace": "Registry", "object": "0" * 64, "token": "0" * 32}
     return [
-        (endpoint.policy, endpoint.method, endpoint.path.format(**fill))
+        # A tail of a right share would have no end.
+        (endpoint.policy, endpoint.method, endpoint.path.format(**fill).replace("/tail", "/tail?sample=0"))
         for endpoint in face.node.app.control.endpoints
         if endpoint.policy != "public"
     ]
@@ -133,13 +136,55 @@ def test_g6_every_route_about_one_pipeline_wants_a_token_for_that_one(face: Face
         make(face, "pipelines:read", "pipelines:write", pipelines=[name])["token"] for name in ("clicks", "orders")
     )
     for policy, method, path in routes(face):
-        if not policy.startswith("pipelines:"):
+        if not policy.startswith("pipelines:") or path == QUERY:
             continue
         assert bearing(face, other, method, path).status == 403, (method, path)
         # Listing all and making new ones is about more than one.
         assert (bearing(face, own, method, path, b"nonsense").status == 403) == path.endswith("/pipelines")
         if method == "DELETE":
             face.create()
+
+
+def test_g6_a_query_reads_the_pipelines_of_its_token_alone(face: Face) -> None:
+    for name in ("clicks", "more-clicks", "orders", "clicks-2"):
+        face.ingest(face.create(name), [{"n": 1}])
+
+    def ask(secret: str, sql: str) -> Answer:
+        return bearing(face, secret, "POST", QUERY, json.dumps({"sql": sql, "live": True}).encode())
+
+    some = make(face, "pipelines:read", pipelines=["clicks", "more-clicks", "none"])["token"]
+    for table in ("clicks", "more_clicks", '"more-clicks"', "CLICKS"):
+        assert ask(some, f"SELECT n FROM {table}").result["rows"] == [[1]]
+    for sql in (
+        "SELECT n FROM orders",
+        "SELECT n FROM clicks_2",
+        "SELECT n FROM clicks UNION ALL SELECT n FROM orders",
+        "SELECT n FROM clicks WHERE n IN (SELECT n FROM orders)",
+        "SELECT n FROM not_there",
+    ):
+        status, code, message = ask(some, sql).control_error
+        assert (status, code) == (403, 10000), sql
+        assert "for pipeline '" in message
+    # A name that the query gives something itself is no pipeline of others.
+    hidden = ask(some, "WITH orders AS (SELECT n FROM orders) SELECT n FROM orders")
+    assert hidden.status == 400 and b"[[1]]" not in hidden.body
+    assert ask(some, "WITH orders AS (SELECT n + 1 AS n FROM clicks) SELECT n FROM orders").result["rows"] == [[2]]
+    status, _, message = ask(some, 'SELECT n FROM "none"').control_error
+    assert status == 404 and "clicks" in message and "orders" not in message and "clicks-2" not in message
+    send = make(face, "pipelines:send", "pipelines:write")["token"]
+    assert ask(send, "SELECT n FROM clicks").control_error[:2] == (403, 10000)
+    assert ask(make(face, "pipelines:read")["token"], "SELECT n FROM orders").result["rows"] == [[1]]
+
+
+def test_g6_numbers_by_pipeline_are_for_tokens_that_may_read_all_of_them(face: Face) -> None:
+    face.ingest(face.create(), [{}])
+
+    def scrape(*scopes: str, **more: Any) -> Answer:
+        return bearing(face, make(face, *scopes, **more)["token"], "GET", "/metrics")
+
+    assert b'pipeline="clicks"' in scrape("pipelines:read").body
+    for answer in (scrape("pipelines:send"), scrape("pipelines:read", pipelines=["clicks"])):
+        assert answer.status == 403 and b'pipeline="' not in answer.body
 
 
 @pytest.mark.parametrize(

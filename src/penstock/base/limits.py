@@ -290,6 +290,37 @@ FIELD_NAME_LENGTH_MAX = 256
 #: Transforms of one pipeline, one after the other.
 TRANSFORMS_MAX = 8
 LIST_PER_PAGE_MAX = 100
+#: Pipelines that an executor counts one by one, about 1 KB and a dozen lines of its metrics each; those that came
+#: later are counted together.
+PIPELINES_COUNTED_MAX = 1_000
+#: Those who watch a shard's records, and clients that watch any through one executor: each takes up to
+#: `TAIL_BUFFER_BYTES` in memory per shard. What does not fit is dropped and counted.
+TAIL_LISTENERS_MAX = 8
+TAILS_MAX = 32
+TAIL_BUFFER_BYTES = 1 * MIB
+#: Which shards take records is looked at this often while somebody watches them.
+TAIL_FOLLOW_MS = 2_000
+#: An empty line is sent this often: proxies give up on a connection that says nothing for 30 to 60 s.
+TAIL_KEEP_ALIVE_MS = 10_000
+#: A query over records: how long it may take, and how many run on one executor at once. Each is a process, whose
+#: memory DuckDB bounds by itself; what does not fit goes to disk. Addresses are more: threads and libraries reserve
+#: what they never use. With two threads, so that an executor beside it has a core.
+RECORDS_QUERY_MS_MAX = 30_000
+RECORDS_QUERIES_MAX = 2
+RECORDS_QUERY_THREADS = 2
+QUERY_MEMORY_BYTES_MAX = 256 * MIB
+QUERY_ADDRESS_BYTES_MAX = 4 * GIB
+#: What it copies, from buckets elsewhere say, and likewise what goes to disk.
+QUERY_COPIED_BYTES_MAX = 1 * GIB
+#: Files of one pipeline that it may choose from: their paths are a few MB.
+QUERY_FILES_MAX = 50_000
+RECORDS_QUERY_TABLES_MAX = 16
+#: What it may give: what a person looks at, or a script takes in at once. More is for a tool that reads the files.
+RECORDS_QUERY_ROWS_MAX = 10_000
+RECORDS_QUERY_RESULT_BYTES_MAX = 16 * MIB
+RECORDS_QUERY_FRAME_BYTES_MAX = 64 * MIB
+#: An executor that has not said what it counted of a pipeline by then is left out, and the answer says so.
+USAGE_TIMEOUT_MS = 2_000
 
 #: Pipelines whose plan one executor keeps in memory. A miss costs one call to the coordinator.
 PLANS_CACHED_MAX = 10_000

@@ -6,7 +6,18 @@ from typing import Annotated
 
 import typer
 
-from penstock.cli import objects, output, pipelines, replay, serve, tokens, verify
+from penstock.cli import (
+    objects,
+    output,
+    pipeline_tail,
+    pipeline_usage,
+    pipelines,
+    query,
+    replay,
+    serve,
+    tokens,
+    verify,
+)
 from penstock.cli.demo.command import demo
 
 app = typer.Typer(
@@ -41,8 +52,11 @@ def penstock(
 app.command("serve")(serve.serve)
 app.command("demo")(demo)
 app.command("token")(pipelines.print_token)
+app.command("query")(query.query)
 pipelines.app.command("verify")(verify.verify)
 pipelines.app.command("replay")(replay.replay)
+pipelines.app.command("usage")(pipeline_usage.usage)
+pipelines.app.command("tail")(pipeline_tail.tail)
 app.add_typer(pipelines.app, name="pipelines")
 app.add_typer(tokens.app, name="tokens")
 app.add_typer(objects.app, name="objects")

@@ -43,6 +43,7 @@ class Client:
         account = f"/client/v4/accounts/{quote(target.account_id.value, safe='')}"
         self._pipelines = f"{account}/pipelines"
         self._tokens = f"{account}/tokens"
+        self._query = f"{account}/query"
         self._namespaces = f"{account}/workers/durable_objects/namespaces"
 
     def create_pipeline(self, body: Json) -> Json:
@@ -76,6 +77,31 @@ class Client:
     def list_pipelines(self, search: str | None = None) -> Iterator[Json]:
         """All pipelines whose name starts with `search`, page by page."""
         return self._pages(self._pipelines, {"search": search} if search else {})
+
+    def pipeline_usage(self, name_or_id: str) -> Json:
+        """What the pipeline took in and gave out."""
+        return self._object("GET", f"{self._pipeline(self._name_of(name_or_id))}/usage")
+
+    def tail_pipeline(self, name_or_id: str, sample: float) -> Iterator[bytes]:
+        """The lines of a tail, without the empty ones, until the server ends it. Raises CliError when the
+        connection is lost."""
+        path = f"{self._pipeline(self._name_of(name_or_id))}/tail?{urlencode({'sample': sample})}"
+        request = urllib.request.Request(self._target.url.value + path)
+        request.add_header("Authorization", f"Bearer {self._target.token.value}")
+        try:
+            with self._opener.open(request, timeout=self._timeout_seconds) as response:
+                for line in response:
+                    if line.strip():
+                        yield line
+        except urllib.error.HTTPError as error:
+            with error:
+                self._understood("GET", path, error.code, error.read(), _retry_after_s(error))
+        except (OSError, HTTPException, ValueError) as error:
+            raise self._no_answer(error) from None
+
+    def query_records(self, sql: str, *, live: bool, limit: int) -> Json:
+        """The rows of one SELECT over pipelines: `columns`, `rows`, `truncated`, `files`."""
+        return self._object("POST", self._query, {"sql": sql, "live": live, "limit": limit})
 
     def list_namespaces(self) -> Iterator[Json]:
         """The classes of objects that the server knows."""
@@ -154,6 +180,10 @@ class Client:
             code=error.code,
         ) from None
 
+    def _name_of(self, name_or_id: str) -> str:
+        """The name of a pipeline, which is what paths are made of. Costs a request only for what may be an id."""
+        return str(self.get_pipeline(name_or_id)["name"]) if _ID.fullmatch(name_or_id) else name_or_id
+
     def _pages(self, path: str, query: dict[str, str]) -> Iterator[Json]:
         page = seen = 0
         while True:
@@ -197,8 +227,7 @@ class Client:
         except urllib.error.HTTPError as error:
             with error:
                 status, content = error.code, error.read()
-                wait = error.headers.get("Retry-After", "")
-                retry_after_s = int(wait) if wait.isdigit() and len(wait) < 6 else None
+                retry_after_s = _retry_after_s(error)
         except (OSError, HTTPException, ValueError) as error:
             raise self._no_answer(error) from None
         return self._understood(method, path, status, content, retry_after_s)
@@ -266,3 +295,8 @@ def _first_error(answer: Json) -> tuple[str, int]:
         return "the server gave no reason", 0
     code = first.get("code")
     return str(first.get("message", "the server gave no reason")), code if isinstance(code, int) else 0
+
+
+def _retry_after_s(error: urllib.error.HTTPError) -> int | None:
+    wait = error.headers.get("Retry-After", "")
+    return int(wait) if wait.isdigit() and len(wait) < 6 else None

@@ -61,6 +61,7 @@ from penstock.cli.pipeline_flags import (
     flags_of,
     read_flags,
 )
+from penstock.cli.pipeline_names import Name
 from penstock.cli.pipeline_settings import Flags, describe, in_words_of_flags, merge, requires_http_auth
 from penstock.cli.pipeline_view import (
     DEPLOYMENT_COLUMNS,
@@ -82,7 +83,6 @@ Json = dict[str, Any]
 app = typer.Typer(help="Make, look at, change and delete pipelines.", no_args_is_help=True)
 
 NewName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the pipeline: letters, digits and hyphens.")]
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the pipeline, or its id.")]
 
 
 @app.command()

@@ -11,6 +11,7 @@ import typer
 from penstock.cli import output
 from penstock.cli.errors import CliError, WrongFlag
 from penstock.cli.options import DATA_DIR_DEFAULT, AccountId, AsJson, DataDir, Token, Url, connect
+from penstock.cli.pipeline_names import Name
 from penstock.cli.steps import patiently, wait
 
 Json = dict[str, Any]
@@ -29,7 +30,7 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 def replay(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the pipeline, or its id.")],
+    name: Name,
     since: Since,
     reason: Reason = None,
     dry_run: DryRun = False,

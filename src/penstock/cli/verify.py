@@ -9,6 +9,7 @@ import typer
 from penstock.cli import output
 from penstock.cli.errors import CliError, NotVerified
 from penstock.cli.options import DATA_DIR_DEFAULT, AccountId, AsJson, DataDir, Token, Url, connect
+from penstock.cli.pipeline_names import Name
 from penstock.cli.sizes import format_bytes
 from penstock.cli.steps import patiently
 
@@ -33,7 +34,7 @@ _ADVICE = {
 
 
 def verify(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the pipeline, or its id.")],
+    name: Name,
     deep: Deep = False,
     json: AsJson = False,
     url: Url = None,

@@ -70,7 +70,17 @@ class Authenticator:
 def require_cover(grants: Grants, scope: Scope, pipeline: str | None) -> None:
     """Raises `Forbidden` unless the grants cover the scope."""
     if not grants.cover(scope, pipeline):
-        what = ""
-        if scope.startswith("pipelines:"):
-            what = " for all pipelines" if pipeline is None else f" for pipeline {pipeline[:128]!r}"
-        raise Forbidden(f"The token does not have the scope '{scope}'{what}.", code=CODE_AUTHENTICATION)
+        raise lacks_scope(scope, pipeline)
+
+
+def require_scope(grants: Grants, scope: Scope) -> None:
+    """Raises `Forbidden` unless the grants have the scope, if only for some pipelines."""
+    if not grants.cover_any(scope):
+        raise Forbidden(f"The token does not have the scope '{scope}'.", code=CODE_AUTHENTICATION)
+
+
+def lacks_scope(scope: Scope, pipeline: str | None) -> Forbidden:
+    what = ""
+    if scope.startswith("pipelines:"):
+        what = " for all pipelines" if pipeline is None else f" for pipeline {pipeline[:128]!r}"
+    return Forbidden(f"The token does not have the scope '{scope}'{what}.", code=CODE_AUTHENTICATION)

@@ -23,10 +23,10 @@ from penstock.base.clock import Clock
 from penstock.base.errors import Internal, Invalid, PenstockError, TooLarge
 from penstock.base.limits import Limits
 from penstock.base.request_id import bind_request_id
-from penstock.http.auth import Authenticator, require_cover
+from penstock.http.auth import Authenticator, require_cover, require_scope
 from penstock.http.errors import headers_of, public, status_of
 from penstock.http.request_id import RequestIds
-from penstock.tokens.grants import Scope
+from penstock.tokens.grants import Grants, Scope
 
 log = structlog.get_logger("penstock.http")
 
@@ -40,12 +40,14 @@ CODE_NO_ROUTE = 7003
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """`public` needs no token and must reveal nothing of a tenant; else a token with that scope is needed, covering
-    the pipeline that a `{name}` in the path is the name of."""
+    the pipeline that a `{name}` in the path is the name of. With `names_in_body` it is the handler that checks, by
+    `grants_of`, each pipeline that a body names; a token for some pipelines will do until then."""
 
     method: str
     path: str
     policy: Policy
     handler: Handler
+    names_in_body: bool = False
 
 
 def envelope(result: Any, status: int = 200, **more: Any) -> Response:
@@ -65,6 +67,12 @@ def error_envelope(error: PenstockError, status: int | None = None) -> Response:
     for name, value in headers_of(error):
         response.headers[name.decode()] = value.decode()
     return response
+
+
+def grants_of(request: Request) -> Grants:
+    """What the token of a request to an endpoint with `names_in_body` may do."""
+    grants: Grants = request.state.grants
+    return grants
 
 
 async def read_body(request: Request, limits: Limits) -> bytes:
@@ -136,7 +144,11 @@ class Control:
                 grants = await self._authenticator.identify(request.headers.get("authorization"))
                 if "account" in request.path_params:
                     self._authenticator.require_account(request.path_params["account"])
-                require_cover(grants, endpoint.policy, request.path_params.get("name"))
+                if endpoint.names_in_body:
+                    require_scope(grants, endpoint.policy)
+                    request.state.grants = grants
+                else:
+                    require_cover(grants, endpoint.policy, request.path_params.get("name"))
             return await endpoint.handler(request)
         except PenstockError as error:
             log.info("request_refused", reason=error.kind, error=error.message, request_id=request_id)

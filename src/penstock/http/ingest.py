@@ -34,6 +34,7 @@ from penstock.http.ingest_head import IngestHead, read_head
 from penstock.http.request_id import RequestIds
 from penstock.http.turns import Turns
 from penstock.pipelines.broker import Broker, Route
+from penstock.pipelines.counters import CountersByPipeline, PipelineCounters, add_to
 from penstock.pipelines.records import parse_batch
 from penstock.storage.disk_guard import DiskGuard
 
@@ -60,8 +61,10 @@ class Ingest:
         inflight: Inflight,
         ids: RequestIds,
         clock: Clock,
+        counters: CountersByPipeline,
     ) -> None:
         self.statistics = IngestStatistics()
+        self._counters = counters
         self._broker = broker
         self._authenticator = authenticator
         self._guard = guard
@@ -154,10 +157,22 @@ class Ingest:
                 raise Unavailable("The pipeline is being changed; nothing was stored.", retry_after_s=1) from error
         self.statistics.records += records
         self.statistics.bytes += len(body)
+        counters = self._counters_of(route)
+        counters.requests += 1
+        counters.records += records
+        counters.bytes += len(body)
         return records
 
+    def _counters_of(self, route: Route) -> PipelineCounters:
+        return self._counters.of(route.plan.pipeline, route.plan.name)
+
     def _refused(self, reason: str, pipeline: str, request_id: bytes, message: str) -> None:
-        self.statistics.refused[reason] = self.statistics.refused.get(reason, 0) + 1
+        add_to(self.statistics.refused, reason)
+        route = self._broker.cached(pipeline)
+        if route is not None:  # else nobody knows that there is such a pipeline
+            counters = self._counters_of(route)
+            counters.requests += 1
+            add_to(counters.refused, reason)
         log.info(
             "ingest_refused", pipeline=pipeline[:64], reason=reason, request_id=request_id.decode(), error=message
         )

@@ -7,8 +7,10 @@ shows as `penstock_executor_up 0`.
 
 from __future__ import annotations
 
+import operator
 import resource
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 from msgspec import Struct, msgpack
@@ -64,12 +66,14 @@ def collect(
     inflight: Inflight,
     object_requests: ObjectRequestStatistics,
     blocked_seconds: float,
+    restarts: int,
 ) -> list[Family]:
     """This executor's numbers."""
     objects = runtime.statistics
     pending = runtime.alarms.pending
     alarms: list[tuple[dict[str, str], float]] = [({}, float(pending))] if pending is not None else []
     classes = list(runtime.class_statistics())
+    states = Counter(pipelines.shard_states.values())
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return [
         _one("penstock_ingest_requests", "counter", "Ingest requests.", ingest.requests),
@@ -100,6 +104,19 @@ def collect(
             "Accepted bytes not yet in a file, in shards active since start.",
             sum(pipelines.undelivered_bytes.values()),
         ),
+        _one(
+            "penstock_pipelines_paused",
+            "gauge",
+            "Pipelines whose bucket needs somebody to put something right.",
+            len(pipelines.paused_pipelines()),
+        ),
+        Family(
+            "penstock_shards",
+            "gauge",
+            "Shards active since start, by state.",
+            [({"state": state}, float(states[state])) for state in ("open", "draining", "drained")],
+        ),
+        *by_pipeline(pipelines, runtime.ports.clock.now_ms()),
         _one("penstock_relay_commits", "counter", "Commits given to the relay.", relay.commits),
         _one("penstock_relay_commit_bytes", "counter", "Log bytes given to the relay.", relay.bytes),
         _one("penstock_relay_syncs", "counter", "Syncs of a log.", relay.syncs),
@@ -138,6 +155,7 @@ def collect(
         _one("penstock_alarms_fired", "counter", "Alarms fired.", objects.alarms_fired),
         _one("penstock_alarm_failures", "counter", "Alarm handlers that raised.", objects.alarm_failures),
         _one("penstock_alarms_given_up", "counter", "Alarms that failed for good.", objects.alarms_given_up),
+        _one("penstock_executor_restarts", "counter", "Executors that were started in place of one.", restarts),
         _one("penstock_disk_free_bytes", "gauge", "Free space of the data directory.", guard.free_bytes),
         _one(
             "penstock_executor_blocked_seconds",
@@ -149,10 +167,70 @@ def collect(
     ]
 
 
-def render(by_executor: dict[int, list[Family] | None]) -> bytes:
-    """All executors' numbers in Prometheus' text format; None for one that did not answer."""
+_PIPELINE = "penstock_pipeline_"
+
+
+def by_pipeline(statistics: PipelineStatistics, now_ms: int) -> list[Family]:
+    """The same by the pipeline's name, which is not for everybody: `render` leaves these out unless asked."""
+    counted = sorted(statistics.by_pipeline.by_name().items())
+
+    def family(name: str, kind: Kind, help: str, values: Iterable[tuple[str, float]]) -> Family:
+        return Family(_PIPELINE + name, kind, help, [({"pipeline": key}, float(value)) for key, value in values])
+
+    def counter(name: str, help: str, field: str) -> Family:
+        return family(name, "counter", help, [(key, getattr(counters, field)) for key, counters in counted])
+
+    def by_reason(name: str, help: str, field: str) -> Family:
+        samples = [
+            ({"pipeline": key} | labels, count)
+            for key, counters in counted
+            for labels, count in _by_reason(getattr(counters, field))
+        ]
+        return Family(_PIPELINE + name, "counter", help, samples)
+
+    def gauge(name: str, help: str, values: dict[str, float], together: Callable[[float, float], float]) -> Family:
+        found = dict.fromkeys((key for key, _ in counted), 0.0)
+        for id, value in values.items():
+            key = statistics.by_pipeline.name_of(id)
+            found[key] = together(found.get(key, 0.0), value)
+        return family(name, "gauge", help, sorted(found.items()))
+
+    lags = {id: max(0, now_ms - oldest) / 1000 for id, oldest in statistics.oldest_by_pipeline().items()}
+    return [
+        counter("requests", "Ingest requests, by pipeline.", "requests"),
+        counter("records", "Records acknowledged, by pipeline.", "records"),
+        counter("bytes", "Body bytes acknowledged, by pipeline.", "bytes"),
+        by_reason("refused", "Ingest requests refused, by pipeline and reason.", "refused"),
+        counter("files", "Files delivered, by pipeline.", "files"),
+        counter("file_bytes", "Bytes of files delivered, by pipeline.", "file_bytes"),
+        counter("records_delivered", "Records delivered in files, by pipeline.", "delivered_records"),
+        by_reason("records_dead", "Records delivered in dead-letter files, by pipeline and reason.", "dead"),
+        counter("delivery_failures", "Tries to deliver that failed, by pipeline.", "delivery_failures"),
+        gauge(
+            "backlog_bytes",
+            "Accepted bytes not yet in a file, by pipeline.",
+            {id: float(size) for id, size in statistics.pipeline_bytes.items()},
+            operator.add,
+        ),
+        gauge("lag_seconds", "Age of the oldest record that is in no file yet, by pipeline.", lags, max),
+        gauge(
+            "paused",
+            "Whether the pipeline's bucket needs somebody to put something right.",
+            dict.fromkeys(statistics.paused_pipelines(), 1.0),
+            max,
+        ),
+    ]
+
+
+def render(by_executor: dict[int, list[Family] | None], with_pipelines: bool = False) -> bytes:
+    """All executors' numbers in Prometheus' text format; None for one that did not answer. Those by pipeline only
+    if they are wanted: they tell names."""
+    shown = {
+        slot: families and [f for f in families if with_pipelines or not f.name.startswith(_PIPELINE)]
+        for slot, families in by_executor.items()
+    }
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Merged(by_executor))
+    registry.register(_Merged(shown))
     return generate_latest(registry)
 
 

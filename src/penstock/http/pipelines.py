@@ -31,7 +31,7 @@ from penstock.storage.connection import S3Connection, S3Credentials, connect
 
 log = structlog.get_logger("penstock.http")
 
-_BASE = "/client/v4/accounts/{account}/pipelines"
+BASE = "/client/v4/accounts/{account}/pipelines"
 _PER_PAGE_DEFAULT = 20
 _PAGE_MAX = 1_000_000
 
@@ -42,13 +42,13 @@ class PipelineRoutes:
         self._transforms = transforms
         self._limits = limits
         self.endpoints = [
-            Endpoint("POST", _BASE, "pipelines:write", self.create),
-            Endpoint("GET", _BASE, "pipelines:read", self.list),
-            Endpoint("GET", _BASE + "/{name}", "pipelines:read", self.get),
-            Endpoint("PUT", _BASE + "/{name}", "pipelines:write", self.update),
-            Endpoint("DELETE", _BASE + "/{name}", "pipelines:write", self.delete),
-            Endpoint("GET", _BASE + "/{name}/deployments", "pipelines:read", self.deployments),
-            Endpoint("GET", _BASE + "/{name}/shards", "pipelines:read", self.shards),
+            Endpoint("POST", BASE, "pipelines:write", self.create),
+            Endpoint("GET", BASE, "pipelines:read", self.list),
+            Endpoint("GET", BASE + "/{name}", "pipelines:read", self.get),
+            Endpoint("PUT", BASE + "/{name}", "pipelines:write", self.update),
+            Endpoint("DELETE", BASE + "/{name}", "pipelines:write", self.delete),
+            Endpoint("GET", BASE + "/{name}/deployments", "pipelines:read", self.deployments),
+            Endpoint("GET", BASE + "/{name}/shards", "pipelines:read", self.shards),
         ]
 
     async def create(self, request: Request) -> Response:
@@ -150,12 +150,23 @@ class PipelineRoutes:
         return self._runtime.namespace("Coordinator").get_by_name(id)
 
     async def _coordinator_by_name(self, request: Request) -> Stub:
-        name = request.path_params["name"]
-        check_name(name)
-        id = await self._registry().find(request.path_params["account"], name)
-        if id is None:
-            raise NotFound(f"There is no pipeline named {name!r}.", code=CODE_UNKNOWN_PIPELINE)
-        return self._coordinator(id)
+        return await coordinator_by_name(self._runtime, request)
+
+
+async def coordinator_by_name(runtime: Runtime, request: Request) -> Stub:
+    """The coordinator of the pipeline that the path names. Raises `NotFound`."""
+    return runtime.namespace("Coordinator").get_by_name(await find_pipeline(runtime, request))
+
+
+async def find_pipeline(runtime: Runtime, request: Request) -> str:
+    """The id of the pipeline that the path names. Raises `NotFound`."""
+    name = request.path_params["name"]
+    check_name(name)
+    registry = runtime.namespace("Registry").get_by_name(REGISTRY)
+    id: str | None = await registry.find(request.path_params["account"], name)
+    if id is None:
+        raise NotFound(f"There is no pipeline named {name!r}.", code=CODE_UNKNOWN_PIPELINE)
+    return id
 
 
 def _rendered(pipeline: PipelineDescription, request: Request) -> dict[str, Any]:
@@ -212,14 +223,14 @@ def _condition(shards: list[ShardDescription]) -> dict[str, Any]:
         "backlog": {
             "records": sum(status.backlog_records for status in known),
             "bytes": sum(status.backlog_bytes for status in known),
-            "oldest_at": _time(min((s.oldest_ms for s in known if s.oldest_ms is not None), default=None)),
+            "oldest_at": rendered_time(min((s.oldest_ms for s in known if s.oldest_ms is not None), default=None)),
         },
         "shards": [_rendered_shard(shard) for shard in shards],
     }
     if pauses:
         first = min(pauses, key=lambda pause: pause.since_ms)
         condition["failure_reason"] = first.message
-        condition["paused_since"] = _time(first.since_ms)
+        condition["paused_since"] = rendered_time(first.since_ms)
     return condition
 
 
@@ -236,11 +247,11 @@ def _rendered_shard(shard: ShardDescription) -> dict[str, Any]:
             "backlog": {
                 "records": status.backlog_records,
                 "bytes": status.backlog_bytes,
-                "oldest_at": _time(status.oldest_ms),
+                "oldest_at": rendered_time(status.oldest_ms),
             },
             "failures": status.failures,
             "last_error": status.last_error or None,
-            "retry_at": _time(status.retry_ms),
+            "retry_at": rendered_time(status.retry_ms),
             "paused": status.pause is not None,
         }
     return rendered
@@ -250,15 +261,15 @@ def _rendered_deployment(deployment: Deployment) -> dict[str, Any]:
     return {
         "version": deployment.version,
         "state": deployment.state,
-        "created_at": _time(deployment.created_ms),
-        "drained_at": _time(deployment.drained_ms),
+        "created_at": rendered_time(deployment.created_ms),
+        "drained_at": rendered_time(deployment.drained_ms),
         "shards": deployment.shards,
         "code_version": deployment.code_version or None,
         **_rendered_settings(deployment.settings),
     }
 
 
-def _time(at_ms: int | None) -> str | None:
+def rendered_time(at_ms: int | None) -> str | None:
     if at_ms is None:
         return None
     return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -13,7 +13,8 @@ from starlette.responses import Response
 from penstock.base.errors import BucketNotFound, Forbidden, Invalid
 from penstock.base.limits import REPLAY_FILES_MAX, Limits
 from penstock.http.control import Endpoint, envelope, read_body
-from penstock.http.verification import find_pipeline, unusable
+from penstock.http.pipelines import BASE, find_pipeline
+from penstock.http.verification import unusable
 from penstock.objects import Runtime
 from penstock.pipelines.cursor import read_cursor, write_cursor
 from penstock.pipelines.replay import ReplayCursor, Replayer, ReplayRequest, ReplayStep
@@ -38,11 +39,7 @@ class ReplayRoutes:
         self._replayer = replayer
         self._runtime = runtime
         self._limits = limits
-        self.endpoints = [
-            Endpoint(
-                "POST", "/client/v4/accounts/{account}/pipelines/{name}/replay", "pipelines:write", self.replay
-            ),
-        ]
+        self.endpoints = [Endpoint("POST", BASE + "/{name}/replay", "pipelines:write", self.replay)]
 
     async def replay(self, request: Request) -> Response:
         id = await find_pipeline(self._runtime, request)

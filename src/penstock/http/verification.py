@@ -8,13 +8,12 @@ from msgspec import to_builtins
 from starlette.requests import Request
 from starlette.responses import Response
 
-from penstock.base.errors import BucketNotFound, Forbidden, Invalid, NotFound
+from penstock.base.errors import BucketNotFound, Forbidden, Invalid
 from penstock.http.control import Endpoint, envelope
+from penstock.http.pipelines import BASE, find_pipeline
 from penstock.objects import Runtime
 from penstock.pipelines.cursor import read_cursor, write_cursor
-from penstock.pipelines.registry import REGISTRY
-from penstock.pipelines.settings_body import CODE_INVALID_SETTINGS, check_name
-from penstock.pipelines.stream_shard import CODE_UNKNOWN_PIPELINE
+from penstock.pipelines.settings_body import CODE_INVALID_SETTINGS
 from penstock.pipelines.verifier import Verifier, VerifyCursor, VerifyStep
 
 
@@ -22,9 +21,7 @@ class VerificationRoutes:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._verifier = Verifier(runtime)
-        self.endpoints = [
-            Endpoint("GET", "/client/v4/accounts/{account}/pipelines/{name}/verify", "pipelines:read", self.verify),
-        ]
+        self.endpoints = [Endpoint("GET", BASE + "/{name}/verify", "pipelines:read", self.verify)]
 
     async def verify(self, request: Request) -> Response:
         id = await find_pipeline(self._runtime, request)
@@ -38,17 +35,6 @@ class VerificationRoutes:
         except (Forbidden, BucketNotFound) as error:
             raise unusable(error) from error
         return envelope(_rendered(step))
-
-
-async def find_pipeline(runtime: Runtime, request: Request) -> str:
-    """The id of the pipeline that a request's path names. Raises `NotFound`."""
-    name = request.path_params["name"]
-    check_name(name)
-    registry = runtime.namespace("Registry").get_by_name(REGISTRY)
-    id: str | None = await registry.find(request.path_params["account"], name)
-    if id is None:
-        raise NotFound(f"There is no pipeline named {name!r}.", code=CODE_UNKNOWN_PIPELINE)
-    return id
 
 
 def unusable(error: Forbidden | BucketNotFound) -> Invalid:

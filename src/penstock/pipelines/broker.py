@@ -58,6 +58,10 @@ class Broker:
             self._runtime.tasks.create_task(self._refresh(pipeline))
         return route
 
+    def cached(self, pipeline: str) -> Route | None:
+        """The route, if it is known; it may be old."""
+        return self._routes.get(pipeline)
+
     async def newer_route(self, pipeline: str, route: Route) -> Route:
         """Ask again if `route` is not quite new: what it forbids may be allowed by now."""
         return await self._fetch(pipeline) if self._age_ms(route) > PLAN_DOUBT_MS else route

@@ -56,6 +56,8 @@ class Buffer:
         #: When the last row came, and the first one that waits for a file; wall time.
         self.last_received_ms = self.received_ms(self.end.sequence) or 0
         self.first_pending_ms = self.received_ms(self.sealed.sequence + 1)
+        #: When the first row came that there still is.
+        self.oldest_ms = self.received_ms(self.freed.sequence + 1)
 
     @property
     def size_bytes(self) -> int:
@@ -96,6 +98,8 @@ class Buffer:
         self.last_received_ms = now_ms
         if self.first_pending_ms is None:
             self.first_pending_ms = now_ms
+            if self.oldest_ms is None:
+                self.oldest_ms = now_ms
 
     def last_row_of_next_file(self, rolling: Rolling) -> int:
         """The first pending row with which the file is full, or the last one of its partition. Totals and times
@@ -131,3 +135,4 @@ class Buffer:
             "UPDATE freed SET sequence = ?1, record = ?2, byte = ?3", freed.sequence, freed.record, freed.byte
         )
         self.freed = freed
+        self.oldest_ms = self.received_ms(freed.sequence + 1)

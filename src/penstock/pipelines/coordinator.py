@@ -35,6 +35,7 @@ from penstock.pipelines.registry import REGISTRY
 from penstock.pipelines.scaling import ShardLoad, wanted_shards
 from penstock.pipelines.settings import PipelineDescription, PipelineSettings
 from penstock.pipelines.stream_shard import CODE_UNKNOWN_PIPELINE, ShardConfig, ShardStatus
+from penstock.pipelines.usage import PipelineUsage, ShardUsage, pipeline_usage
 
 log = structlog.get_logger("penstock.pipelines")
 
@@ -63,6 +64,10 @@ CREATE TABLE IF NOT EXISTS shards (
   state INTEGER NOT NULL,
   told INTEGER NOT NULL,           -- whether the shard knows
   ready INTEGER NOT NULL           -- it has settings, if not the newest: it can take records
+) STRICT;
+CREATE TABLE IF NOT EXISTS drained_shards (
+  name TEXT PRIMARY KEY,
+  usage TEXT NOT NULL              -- ShardUsage, which changes no more
 ) STRICT;
 CREATE INDEX IF NOT EXISTS untold ON shards (version, position) WHERE NOT told;
 """
@@ -171,6 +176,38 @@ class Coordinator(DurableObject[PipelineEnv]):
             *(drained, int(ShardState.DRAINED)),
         ).to_list()
         return [await self._described(*row) for row in rows]
+
+    def shard_names(self) -> list[str]:
+        """All shards of all generations. Raises `NotFound`."""
+        self._newest()
+        return self._shard_names("true")
+
+    async def usage(self) -> PipelineUsage:
+        """What all shards of all generations took and gave. Raises `NotFound`."""
+        self._newest()
+        rows = self._sql.exec("SELECT name, version, state FROM shards ORDER BY version, position").to_list()
+        known = {
+            name: json.decode(usage, type=ShardUsage)
+            for name, usage in self._sql.exec("SELECT name, usage FROM drained_shards")
+        }
+        live: list[ShardStatus] = []
+        missing: list[str] = []
+        for name, version, state in rows:
+            if name in known:
+                continue
+            status = (await self._described(name, version, state)).status
+            if status is None:
+                missing.append(name)
+            elif state == ShardState.DRAINED:
+                known[name] = ShardUsage.of(status)
+                self._sql.exec(
+                    "INSERT OR REPLACE INTO drained_shards VALUES (?1, ?2)",
+                    *(name, json.encode(known[name]).decode()),
+                )
+            else:
+                live.append(status)
+        created_ms: int = self._sql.exec("SELECT min(created_ms) FROM generations").one()[0]
+        return pipeline_usage(known.values(), live, missing, created_ms)
 
     async def _described(self, name: str, version: int, state: int) -> ShardDescription:
         shard = self._shard(name)
@@ -433,4 +470,5 @@ def _shard_config(pipeline: str, version: int, settings: PipelineSettings) -> Sh
         s3=settings.s3,
         recipe=recipe,
         scales=settings.shards is None,
+        name=settings.name,
     )

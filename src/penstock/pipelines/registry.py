@@ -28,6 +28,11 @@ class Page(Struct, frozen=True):
     total: int
 
 
+class Named(Struct, frozen=True):
+    name: str
+    id: str
+
+
 class Registry(DurableObject[PipelineEnv]):
     def __init__(self, ctx: Context, env: PipelineEnv) -> None:
         super().__init__(ctx, env)
@@ -71,6 +76,24 @@ class Registry(DurableObject[PipelineEnv]):
             "SELECT id FROM pipelines WHERE account = ?1 AND name = ?2 AND confirmed", account, name
         ).first()
         return row[0] if row else None
+
+    def find_table(self, account: str, table: str) -> list[Named]:
+        """The pipelines that a query may mean by this name: the one of the name or, as SQL does not tell case
+        apart and hyphens must be quoted in it, those that differ in that alone, with underscores for hyphens."""
+        rows = self._sql.exec(
+            "SELECT name, id FROM pipelines WHERE account = ?1 AND confirmed"
+            " AND lower(?2) IN (lower(name), lower(replace(name, '-', '_'))) ORDER BY name LIMIT 10",
+            *(account, table),
+        ).to_list()
+        exact = [row for row in rows if row[0] == table]
+        return [Named(*row) for row in exact or rows]
+
+    def named(self, account: str, limit: int) -> list[Named]:
+        """The first pipelines, by their names."""
+        rows = self._sql.exec(
+            "SELECT name, id FROM pipelines WHERE account = ?1 AND confirmed ORDER BY name LIMIT ?2", account, limit
+        )
+        return [Named(*row) for row in rows]
 
     def exists(self, id: str) -> bool:
         if not _ID.fullmatch(id):

@@ -36,6 +36,7 @@ from penstock.objects.storage import system_storage
 from penstock.pipelines import buffer, ledger
 from penstock.pipelines.backpressure import Budgets, Rate, exceeded, retry_after_s
 from penstock.pipelines.buffer import Buffer
+from penstock.pipelines.counters import PipelineCounters, add_to
 from penstock.pipelines.environment import PipelineEnv
 from penstock.pipelines.file_content import Digest, file_chunks, read_piece
 from penstock.pipelines.layout import file_key
@@ -45,6 +46,8 @@ from penstock.pipelines.rolling import Rolling, due_at_ms
 from penstock.pipelines.scaling import LoadMeter
 from penstock.pipelines.shard_keys import ShardKeys
 from penstock.pipelines.sink_health import HEALTHY, Pause, after_failure
+from penstock.pipelines.snapshot import SnapshotHead, SnapshotReader, encode_frame
+from penstock.pipelines.tail import Listeners
 from penstock.storage.connection import S3Connection
 
 log = structlog.get_logger("penstock.pipelines")
@@ -83,6 +86,8 @@ class ShardConfig(Struct, frozen=True):
     recipe: Recipe
     #: Whether the number of shards follows their load, which the coordinator then wants to hear of.
     scales: bool = False
+    #: Of the pipeline, for people.
+    name: str = ""
 
 
 class ShardStatus(Struct, frozen=True):
@@ -129,7 +134,9 @@ class StreamShard(DurableObject[PipelineEnv]):
         #: Whether what a crash may have left in the spool is gone.
         self._spool_is_clear = False
         self._meter = LoadMeter(ctx.name, ctx.clock.elapsed_ms())
+        self._listeners = Listeners(ctx.rng)
         self._note_backlog()
+        self._note_state()
 
     # -- in -----------------------------------------------------------------------------------------------
 
@@ -154,6 +161,8 @@ class StreamShard(DurableObject[PipelineEnv]):
         self._note_backlog()
         if config.scales and self._meter.add(len(body), self.ctx.clock.elapsed_ms()):
             self.ctx.wait_until(self._tell_load(config))
+        if self._listeners:
+            self._listeners.offer(body)
         if not self._working and self._health.retry_ms is None:
             due_ms = self._due_ms(config)
             if self._alarm_ms is None or due_ms < self._alarm_ms:
@@ -215,6 +224,7 @@ class StreamShard(DurableObject[PipelineEnv]):
         self._sql.exec("UPDATE state SET config = ?1", json.encode(config).decode())
         self._health = HEALTHY
         self._note_pause(None)
+        self._note_state()
         if not self._working:
             self._set_next_alarm()
 
@@ -223,6 +233,8 @@ class StreamShard(DurableObject[PipelineEnv]):
         if not self._closed:
             self._closed = True
             self._sql.exec("UPDATE state SET closed = 1")
+            self._listeners.end()
+            self._note_state()
             if not self._working:
                 self._set_next_alarm()
 
@@ -232,17 +244,21 @@ class StreamShard(DurableObject[PipelineEnv]):
         if self._discarded:
             return
         self._discarded = self._closed = True
+        self._listeners.end()
         self._sql.exec("UPDATE state SET closed = 1, discarded = 1")
         self._ledger.discard_unfinished()
         self._buffer.seal(self._buffer.end.sequence)
         self._health = HEALTHY
         self._note_pause(None)
+        self._note_state()
         if not self._working:
             self._set_next_alarm()
 
     def remove(self) -> None:
         """Forget everything, once all is delivered."""
         self.env.statistics.forget(self.ctx.name)
+        if self._config is not None:
+            self.env.statistics.by_pipeline.forget(self._config.pipeline)
         self.ctx.storage.delete_all()
         # As one that was never configured: who still has its name is told to get the plan again.
         self._sql.exec(_TABLES)
@@ -254,7 +270,7 @@ class StreamShard(DurableObject[PipelineEnv]):
         return ShardStatus(
             backlog_records=buffer.end.record - buffer.freed.record,
             backlog_bytes=buffer.size_bytes,
-            oldest_ms=buffer.received_ms(buffer.freed.sequence + 1),
+            oldest_ms=buffer.oldest_ms,
             accepted_requests=buffer.end.sequence,
             accepted_records=buffer.end.record,
             accepted_bytes=buffer.end.byte,
@@ -266,6 +282,33 @@ class StreamShard(DurableObject[PipelineEnv]):
             pause=health.pause,
             totals=self._ledger.totals(),
         )
+
+    def tail(self, sample: float) -> AsyncIterator[bytes]:
+        """The share `sample` of the records that are stored from now on, as `pipelines/tail.py` says, until the
+        shard takes no more. They are seen when they are durable. Raises `Overloaded`."""
+        listener = self._listeners.open(sample)
+        if self._closed or self._config is None:
+            listener.end()
+        return listener
+
+    async def snapshot(self, with_rows: bool) -> AsyncIterator[bytes]:
+        """Where the shard's records are now, as `pipelines/snapshot.py` says; `with_rows`: also those in no
+        file."""
+        config = self._config
+        if config is None:
+            return
+        # What was stored must be durable: it is read through a second connection, which sees durable rows alone.
+        await self.ctx.storage.sync()
+        recipe, first_record = config.recipe, self._ledger.totals().ledger_from_record
+        own_time = recipe.partition_time is not None
+        yield encode_frame(SnapshotHead(config.bucket, config.s3, recipe.layout, own_time, first_record))
+        frames = SnapshotReader(self._storage.reader, recipe.layout, with_rows)
+        run = partial(self.env.offload.run, "bulk")
+        try:
+            while (frame := await run(frames.next)) is not None:
+                yield encode_frame(frame)
+        finally:
+            await run(frames.close)
 
     def ledger(self, after: str, limit: int) -> LedgerPage:
         """Up to `limit` segments with a ULID above `after`, with their files."""
@@ -486,6 +529,7 @@ class StreamShard(DurableObject[PipelineEnv]):
         if not self._drained:  # it may have been removed meanwhile
             self._drained = True
             self._sql.exec("UPDATE state SET drained = 1")
+            self._note_state()
 
     # -- what is noted ------------------------------------------------------------------------------------
 
@@ -496,6 +540,8 @@ class StreamShard(DurableObject[PipelineEnv]):
         self._note_pause(self._health.pause)
         self.env.statistics.delivery_failures += 1
         config, retry_ms = self._config, self._health.retry_ms
+        if config is not None:
+            self._counters(config).delivery_failures += 1
         say = log.error if self._health.pause else log.warning
         say(
             "pipeline_paused" if self._health.pause else "file_not_delivered",
@@ -509,14 +555,19 @@ class StreamShard(DurableObject[PipelineEnv]):
         )
 
     def _note_delivered(self, config: ShardConfig, file: LedgerFile, size_bytes: int) -> None:
-        statistics = self.env.statistics
+        statistics, counters = self.env.statistics, self._counters(config)
         statistics.files += 1
         statistics.file_bytes += size_bytes
+        counters.files += 1
+        counters.file_bytes += size_bytes
         if file.kind == "dead":
             statistics.dead_records += file.records
             statistics.dead_reasons.update(file.reasons)
+            for reason, count in file.reasons.items():
+                add_to(counters.dead, reason, count)
         else:
             statistics.delivered_records += file.records
+            counters.delivered_records += file.records
         log.info(
             "file_delivered",
             bucket=config.bucket,
@@ -527,7 +578,17 @@ class StreamShard(DurableObject[PipelineEnv]):
         )
 
     def _note_pause(self, pause: Pause | None) -> None:
-        self.env.statistics.note_pause(self.ctx.name, pause is not None)
+        if self._config is not None:
+            self.env.statistics.note_pause(self._config.pipeline, self.ctx.name, pause is not None)
+
+    def _note_state(self) -> None:
+        if self._config is not None:
+            state = "drained" if self._drained else "draining" if self._closed else "open"
+            self.env.statistics.shard_states[self.ctx.name] = state
+            self._counters(self._config)  # so that its gauges have a name
+
+    def _counters(self, config: ShardConfig) -> PipelineCounters:
+        return self.env.statistics.by_pipeline.of(config.pipeline, config.name)
 
     def _on_discard(self) -> None:
         # Noted again when it starts from what is durable: at the latest when its alarm fires, if anything waits.
@@ -535,7 +596,10 @@ class StreamShard(DurableObject[PipelineEnv]):
 
     def _note_backlog(self) -> None:
         if self._config is not None:
-            self.env.statistics.note_backlog(self._config.pipeline, self.ctx.name, self._buffer.size_bytes)
+            buffer = self._buffer
+            self.env.statistics.note_backlog(
+                self._config.pipeline, self.ctx.name, buffer.size_bytes, buffer.oldest_ms
+            )
 
 
 def _digested(digest: Digest, content: Callable[[], Iterable[bytes]]) -> Iterator[bytes]:

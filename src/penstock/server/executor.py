@@ -28,6 +28,7 @@ from penstock.base.clock import SystemClock
 from penstock.base.errors import Fenced, PenstockError, StorageFull, Unavailable
 from penstock.base.rng import system_rng
 from penstock.http.auth import Account
+from penstock.pipelines.query.process import OsQueryProcess
 from penstock.server.connection import Connection
 from penstock.server.listen import Port
 from penstock.server.node import Node
@@ -72,6 +73,8 @@ class ExecutorPlace:
     namespaces: dict[str, str]
     lifeline: int
     status: int
+    #: How many executors there were in the slot before.
+    restarts: int
 
 
 def run_executor(place: ExecutorPlace) -> int:
@@ -207,6 +210,8 @@ def _build(place: ExecutorPlace, tasks: asyncio.TaskGroup, watchdog: Watchdog) -
             memory_bytes_max=place.settings.limits.transform_memory_bytes_max,
         ),
         blocked_seconds=lambda: watchdog.blocked_seconds,
+        restarts=place.restarts,
+        start_query_process=OsQueryProcess.start,
     )
     return node, transport
 

@@ -118,6 +118,7 @@ class _Executor:
     ready: bool = False
     drained: bool = False
     start_at_ms: int | None = None
+    starts: int = 0
 
 
 class Supervisor:
@@ -255,7 +256,9 @@ class Supervisor:
             self._namespaces,
             lifeline_read,
             status_write,
+            executor.starts,
         )
+        executor.starts += 1
         # A SIGTERM that comes between the fork and the executor's own handler has to wait for that: the handler
         # inherited from here would swallow it, and the default one would end the executor in its start.
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)

@@ -30,6 +30,10 @@ class Grants(Struct, frozen=True):
             return False
         return not scope.startswith("pipelines:") or EVERY_PIPELINE in self.pipelines or pipeline in self.pipelines
 
+    def cover_any(self, scope: Scope) -> bool:
+        """Whether they have `scope` at all, if only for some pipelines."""
+        return "admin" in self.scopes or scope in self.scopes
+
     def expired(self, now_ms: int) -> bool:
         return self.expires_at_ms is not None and now_ms >= self.expires_at_ms
 
