@@ -102,6 +102,31 @@ def test_epochs_grow_from_opening_to_opening_and_from_checkpoint_to_checkpoint(p
     assert epochs == sorted(set(epochs))
 
 
+def test_an_opening_that_puts_off_its_epoch_writes_nothing_until_it_commits(path: str) -> None:
+    opened(path).close()
+    epochs = []
+    for _ in range(2):
+        for _ in range(2):
+            before = Path(path).read_bytes()
+            database = Database.open(OsDisk(), path, defer_epoch=True)
+            notes(database)
+            assert Path(path + "-wal").read_bytes() == b""
+            database.close()
+            assert Path(path).read_bytes() == before
+        database = Database.open(OsDisk(), path, defer_epoch=True)
+        first, second = write(database, 1), write(database, 2)
+        assert first.read() + second.read() == Path(path + "-wal").read_bytes()
+        assert database.execute("PRAGMA synchronous").get == 1, "SQLite syncs checkpoints only from NORMAL on"
+        database.checkpoint()
+        third = write(database, 3)
+        assert third.offset_bytes == 0
+        epochs += [first.epoch, third.epoch]
+        assert second.epoch == first.epoch
+        database.close()
+    assert epochs == sorted(set(epochs))
+    assert notes(opened(path)) == [1, 2, 3] * 2
+
+
 def test_epochs_grow_although_the_process_was_killed(path: str, tmp_path: Path) -> None:
     database = opened(path)
     before = write(database, 1).epoch
