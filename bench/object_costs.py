@@ -6,9 +6,10 @@ import asyncio
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 
 import apsw
@@ -122,28 +123,41 @@ def existing(empty: Path, full: Path, number: int, each_bytes: int) -> list[Figu
 # -- active -----------------------------------------------------------------------------------------------
 
 
+#: Executors that hold the objects: as many as a machine with two cores has. One process may not open the files of
+#: 10,000 objects where the limit is 20,000.
+_HOSTS = 2
+
+
 async def memory(folder: Path, numbers: Sequence[int]) -> list[Figure]:
-    """Of an executor in a process of its own that is given ever more active objects."""
+    """Of executors in processes of their own that are given ever more active objects."""
     bare_mb = await asyncio.to_thread(_bare_memory_mb, folder.with_name("active-bare"), numbers[0])
     figures, active = [], 0
-    wanted = max(numbers)
-    with sibling(folder, slot=1, executors=2, active_max=wanted) as process:
-        before = processes.memory_bytes([process.pid])
-        async with executor(folder, slot=0, executors=2) as runtime:
+    with ExitStack() as stack:
+        hosts = [
+            stack.enter_context(sibling(folder, slot=slot, executors=_HOSTS + 1, active_max=max(numbers)))
+            for slot in range(1, _HOSTS + 1)
+        ]
+        pids = [host.pid for host in hosts]
+        before = processes.memory_bytes(pids)
+        async with executor(folder, slot=0, executors=_HOSTS + 1) as runtime:
             stubs = _remote_stubs(runtime)
             for number in numbers:
-                possible = active_possible(number)
+                possible = _HOSTS * active_possible(number // _HOSTS)
                 await at_once([partial(next(stubs).write, VALUE) for _ in range(possible - active)])
                 active = possible
-                mb = (processes.memory_bytes([process.pid]) - before) / 1e6
+                mb = (processes.memory_bytes(pids) - before) / 1e6
                 figures.append(_memory_figure(number, possible, mb, bare_mb / numbers[0] * possible))
     return figures
 
 
 def _remote_stubs(runtime: Runtime) -> Iterator[Stub]:
+    """Of objects on each host in turn."""
+    return chain.from_iterable(zip(*(_stubs_on(runtime, slot) for slot in range(1, _HOSTS + 1)), strict=True))
+
+
+def _stubs_on(runtime: Runtime, slot: int) -> Iterator[Stub]:
     namespace = runtime.namespace("Notes")
-    stubs = (namespace.get_by_name(f"active-{n}") for n in count())
-    return (stub for stub in stubs if stub.slot == 1)
+    return (stub for n in count() if (stub := namespace.get_by_name(f"active-{n}")).slot == slot)
 
 
 def _bare_memory_mb(folder: Path, number: int) -> float:
@@ -158,7 +172,7 @@ def _bare_memory_mb(folder: Path, number: int) -> float:
 def _memory_figure(wanted: int, active: int, mb: float, bare_mb: float) -> Figure:
     remark = f"{mb * 1e3 / active:.0f} KB each"
     if active < wanted:
-        remark += f"; {wanted:,} were asked for, but this process may open no more files"
+        remark += f"; {wanted:,} were asked for, but the processes may open no more files"
     return Figure(f"memory of {active:,} active objects", mb, "MB", bare_mb, remark=remark)
 
 
