@@ -8,7 +8,7 @@ import structlog
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Known when the folder is named: `pytest tests/sim --seed 42`, and `--seeds 5000` for a longer look."""
     parser.addoption("--seed", type=int, help="run the scenario for this seed alone")
-    parser.addoption("--seeds", type=int, help="run the scenario for so many seeds; default 200")
+    parser.addoption("--seeds", type=int, help="run the scenario for so many seeds; default 120")
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ import pytest
 
 from penstock.testing.sim.scenario import Outcome, ScenarioSettings, run_scenario
 
-SEEDS = 200
+SEEDS = 120
 
 
 def check(outcome: Outcome) -> None:
