@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from datetime import UTC, datetime
 from typing import Protocol
 
 
@@ -39,3 +40,8 @@ class SystemClock:
 
     async def sleep_ms(self, ms: int) -> None:
         await asyncio.sleep(ms / 1000)
+
+
+def rfc3339(at_ms: int) -> str:
+    """A moment of wall time in words, to the millisecond: 2026-11-23T14:05:06.789Z. (RFC 3339)"""
+    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
 from typing import Any
 
 import structlog
@@ -11,6 +10,7 @@ from msgspec import to_builtins
 from starlette.requests import Request
 from starlette.responses import Response
 
+from penstock.base.clock import rfc3339
 from penstock.base.errors import Forbidden, Invalid, NotFound, Unavailable
 from penstock.base.limits import BUCKET_CHECK_MS_MAX, LIST_PER_PAGE_MAX, Limits
 from penstock.http.control import Endpoint, envelope, read_body, read_number
@@ -270,6 +270,4 @@ def _rendered_deployment(deployment: Deployment) -> dict[str, Any]:
 
 
 def rendered_time(at_ms: int | None) -> str | None:
-    if at_ms is None:
-        return None
-    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return None if at_ms is None else rfc3339(at_ms)

@@ -10,11 +10,11 @@ sent again after a fix:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
 
 import msgspec
 from msgspec import Raw, Struct
 
+from penstock.base.clock import rfc3339
 from penstock.base.limits import DEAD_DETAIL_LENGTH_MAX
 
 
@@ -44,12 +44,11 @@ def dead_letter_line(
     code_version: str,
 ) -> bytes:
     """A line, with its newline."""
-    received_at = datetime.fromtimestamp(received_ms / 1000, UTC).isoformat(timespec="milliseconds")
     letter = DeadLetter(
         reason=reason,
         detail=detail[:DEAD_DETAIL_LENGTH_MAX],
         pipeline_version=pipeline_version,
-        received_at=received_at.replace("+00:00", "Z"),
+        received_at=rfc3339(received_ms),
         record=Raw(record),
         transform=transform,
         code_version=code_version,
