@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import sys
 import zlib
 from collections import Counter
 from dataclasses import dataclass, field
@@ -21,11 +20,7 @@ from tests.http.harness import Answer, Face
 from tests.http.json_reference import read, records_of
 
 from penstock.base.limits import Limits
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
+from penstock.base.zstandard import zstd
 
 _ENCODE = {"gzip": gzip.compress, "x-gzip": gzip.compress, "deflate": zlib.compress, "zstd": zstd.compress}
 

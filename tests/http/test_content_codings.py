@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import gzip
 import json
-import sys
 import zlib
 from collections.abc import Callable
 
 import pytest
 
 from penstock.base.limits import DEFLATED_SLICE_BYTES, INFLATED_SLICE_BYTES, Limits
+from penstock.base.zstandard import zstd
 from penstock.http.content_coding import inflate
 
 from .conftest import MakeFace
 from .harness import Face, as_lines
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 RECORDS = [{"n": n, "text": "x" * (n % 50)} for n in range(200)]
 PLAIN = json.dumps(RECORDS).encode()

@@ -7,10 +7,10 @@ import zlib
 from collections.abc import Callable
 
 import pytest
-from backports import zstd
 from hypothesis import given
 from hypothesis import strategies as st
 
+from penstock.base.zstandard import zstd
 from penstock.pipelines.compression import compressed, compressor, decompress
 from penstock.pipelines.layout import Compression
 

@@ -7,7 +7,6 @@ bytes (tables without contents cost time and give no output) and gives a slice o
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -15,13 +14,9 @@ from isal import igzip_lib
 
 from penstock.base.errors import Invalid
 from penstock.base.limits import DEFLATED_SLICE_BYTES, INFLATED_SLICE_BYTES, ZSTD_WINDOW_BITS_MAX
+from penstock.base.zstandard import zstd
 from penstock.http.errors import UnsupportedEncoding
 from penstock.pipelines.records import CODE_NOT_JSON
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 
 class _Decompressor(Protocol):

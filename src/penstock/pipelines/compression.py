@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from isal import isal_zlib
 
+from penstock.base.zstandard import zstd
 from penstock.pipelines.layout import Compression
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 #: isal's levels go from 0 to 3; on NDJSON 1 compresses nearly as well as 3 at several times the speed.
 _ISAL_LEVEL = 1

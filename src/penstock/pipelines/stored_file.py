@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from functools import partial
@@ -14,14 +13,10 @@ from msgspec import Struct
 
 from penstock.base.errors import Corrupt
 from penstock.base.limits import DEFLATED_SLICE_BYTES, INFLATED_SLICE_BYTES
+from penstock.base.zstandard import zstd
 from penstock.pipelines.layout import Compression
 from penstock.storage.object_store import ObjectStore
 from penstock.storage.offload import Offload
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 
 class FileFacts(Struct, frozen=True):
