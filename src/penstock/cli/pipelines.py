@@ -12,7 +12,7 @@ import typer
 
 from penstock.cli import output
 from penstock.cli.errors import ApiError, CliError, WrongFlag
-from penstock.cli.options import DATA_DIR_DEFAULT, AccountId, AsJson, DataDir, Token, Url
+from penstock.cli.options import DATA_DIR_DEFAULT, AccountId, AsJson, DataDir, Token, Url, connect
 from penstock.cli.own_command import data_dir_flag, own_command
 from penstock.cli.pipeline_flags import (
     AccessKeyId,
@@ -143,7 +143,7 @@ def list_(
     data_dir: DataDir = DATA_DIR_DEFAULT,
 ) -> None:
     """List the pipelines of the account."""
-    pipelines = list(_Server(url, account_id, token, data_dir).client.list_pipelines(search))
+    pipelines = list(connect(url, account_id, token, data_dir).list_pipelines(search))
     if json:
         output.print_json(pipelines)
     elif pipelines:
@@ -238,7 +238,7 @@ def deployments(
     data_dir: DataDir = DATA_DIR_DEFAULT,
 ) -> None:
     """Show the versions of a pipeline: which takes records, which still deliver theirs, what each changed."""
-    found = _Server(url, account_id, token, data_dir).client.list_deployments(name)
+    found = connect(url, account_id, token, data_dir).list_deployments(name)
     if json:
         output.print_json(found)
     else:
@@ -259,7 +259,7 @@ def delete(
     data_dir: DataDir = DATA_DIR_DEFAULT,
 ) -> None:
     """Delete a pipeline: its endpoint closes, records that wait are delivered, its files stay."""
-    client = _Server(url, account_id, token, data_dir).client
+    client = connect(url, account_id, token, data_dir)
     if discard and not yes:
         if not sys.stdin.isatty():
             raise WrongFlag("--discard loses records: pass --yes as well where nobody can be asked.")
