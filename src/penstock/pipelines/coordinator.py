@@ -125,9 +125,9 @@ class Coordinator(DurableObject[PipelineEnv]):
         return PipelineDescription(self.ctx.name, version, settings)
 
     def plan(self) -> Plan:
-        self._newest()
-        version = self._active or self._newest()[1]
-        settings = self._settings_of(version)
+        newest, newest_version = self._newest()
+        version = self._active or newest_version
+        settings = newest if version == newest_version else self._settings_of(version)
         http = settings.http
         return Plan(
             pipeline=self.ctx.name,

@@ -82,10 +82,10 @@ class PipelineStatistics:
     def forget(self, shard: str) -> None:
         """The shard is no more."""
         self.shard_states.pop(shard, None)
-        pipeline = self._pipeline_of.pop(shard, None)
+        pipeline = self._pipeline_of.get(shard)
         if pipeline is not None:
             self.note_backlog(pipeline, shard, 0)
-            self._pipeline_of.pop(shard, None)
+            del self._pipeline_of[shard]
         self.undelivered_bytes.pop(shard, None)
         self.paused.discard(shard)
 

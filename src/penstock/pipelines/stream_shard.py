@@ -112,6 +112,11 @@ class ShardStatus(Struct, frozen=True):
 class StreamShard(DurableObject[PipelineEnv]):
     def __init__(self, ctx: Context, env: PipelineEnv) -> None:
         super().__init__(ctx, env)
+        self._budgets = Budgets(
+            env.limits.undelivered_bytes_max,
+            env.limits.pipeline_undelivered_bytes_max,
+            env.limits.executor_undelivered_bytes_max,
+        )
         self._storage = system_storage(ctx.storage)
         self._sql = SystemSql(self._storage)
         self._sql.exec(_TABLES)
@@ -190,22 +195,16 @@ class StreamShard(DurableObject[PipelineEnv]):
         return due_at_ms(pending, config.rolling, now_ms)
 
     def _refuse_if_full(self, size: int) -> None:
-        limits = self.env.limits
         assert self._config is not None
         backlog = self.env.statistics.backlog(self._config.pipeline, self._buffer.size_bytes)
-        budgets = Budgets(
-            limits.undelivered_bytes_max,
-            limits.pipeline_undelivered_bytes_max,
-            limits.executor_undelivered_bytes_max,
-        )
-        over = exceeded(backlog, budgets, size)
+        over = exceeded(backlog, self._budgets, size)
         if over is None:
             return
         budget, waiting, over_bytes = over
         wait_ms = (self._health.retry_ms or 0) - self.ctx.clock.now_ms()
         raise Overloaded(
-            f"{waiting} bytes await delivery to buckets; {budget} is {getattr(limits, budget)}. Nothing of this "
-            "request was stored; send it again later.",
+            f"{waiting} bytes await delivery to buckets; {budget} is {getattr(self.env.limits, budget)}. Nothing "
+            "of this request was stored; send it again later.",
             retry_after_s=retry_after_s(over_bytes, self._drain_rate, wait_ms),
         )
 
