@@ -398,3 +398,21 @@ CLIENT_REQUESTS_MAX = 4
 CLIENT_ANSWER_BYTES_MAX = 1 * MIB
 #: An idempotency key that a user of the client chooses.
 CLIENT_KEY_LENGTH_MAX = 128
+
+#: Queues. Ids and keys that a storage shard remembers, at about 60 bytes each: 90 a second for a day.
+QUEUE_RECOGNISED_MAX = 8_000_000
+#: How long dead letters and what is redriven are recognised when they come again after a crash.
+QUEUE_MOVED_WINDOW_MS = 24 * 3_600_000
+#: How long one call may wait for messages: well below `CALL_TIMEOUT_MS`.
+QUEUE_WAIT_MS_MAX = 20_000
+#: Calls that wait for messages of one consumer at one storage shard.
+QUEUE_WAITERS_MAX = 1_000
+#: Messages of one batch (Cloudflare: 100).
+QUEUE_BATCH_MESSAGES_MAX = 100
+#: Messages that are deleted in one step, while others wait: a few milliseconds.
+QUEUE_SLICE_MESSAGES = 1_000
+#: A storage shard that has work, and nobody to take it, looks after it this often at the least.
+QUEUE_TICK_MS = 5_000
+#: Dead letters that are moved at once, and the bound of the wait after a failure.
+QUEUE_DEAD_BATCH = 100
+QUEUE_DEAD_RETRY_MS_MAX = 60_000
