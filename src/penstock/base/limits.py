@@ -445,6 +445,8 @@ QUEUE_BATCH_MESSAGES_MAX = 100
 QUEUE_SLICE_MESSAGES = 1_000
 #: A storage shard that has work, and nobody to take it, looks after it this often at the least.
 QUEUE_TICK_MS = 5_000
+#: Consumer shards are told that there is work this often at the most.
+QUEUE_RING_MS = 1_000
 #: Dead letters that are moved at once, and the bound of the wait after a failure.
 QUEUE_DEAD_BATCH = 100
 QUEUE_DEAD_RETRY_MS_MAX = 60_000

@@ -8,8 +8,8 @@ from penstock.queues.shard_map import ShardMap
 
 
 def as_dead_letter(message: Message, dead: DeadMessage, shard_map: ShardMap, consumer: str) -> NewMessage:
-    """The message for the dead-letter queue. It keeps its id and the time when it was sent, and is recognised when it
-    comes again."""
+    """The message for the dead-letter queue. It keeps its id and the time when it was sent, and is recognised when
+    it comes again."""
     origin = Origin(
         queue_id=shard_map.queue_id,
         queue_name=shard_map.settings.name,

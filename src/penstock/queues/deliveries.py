@@ -3,12 +3,12 @@
     done                 | leased or waiting, in spans | fresh: never leased
     sequence < cursor      sequence < cursor             sequence >= cursor
 
-A message is leased when it is given to the consumer, with a deadline; it waits when it was sent with a delay, or is to
-be delivered again. Whatever is neither, and below the cursor, the consumer is done with. So a batch of fresh messages
-costs one span, from its lease to its acknowledgement, and no message's row is ever rewritten.
+A message is leased when it is given to the consumer, with a deadline; it waits when it was sent with a delay, or is
+to be delivered again. Whatever is neither, and below the cursor, the consumer is done with. So a batch of fresh
+messages costs one span, from its lease to its acknowledgement, and no message's row is ever rewritten.
 
-The attempt is counted when the lease is written, which is durable before the message leaves the shard: a message that
-kills whoever gets it has used up its attempts like any other.
+The attempt is counted when the lease is written, which is durable before the message leaves the shard: a message
+that kills whoever gets it has used up its attempts like any other.
 
 Deadlines hold by a clock that never jumps. What is stored of them, wall time, is for the next start of the shard,
 which lets no lease last longer than it was meant to.
@@ -112,8 +112,8 @@ class DeadMessage(Struct, frozen=True):
 
 
 class Deliveries:
-    """One consumer's. Every method that may write says when it is: `now_ms` wall time, `elapsed_ms` of the clock that
-    never jumps."""
+    """One consumer's. Every method that may write says when it is: `now_ms` wall time, `elapsed_ms` of the clock
+    that never jumps."""
 
     def __init__(
         self,
@@ -186,8 +186,8 @@ class Deliveries:
             self._fresh += count - len(delayed)
 
     def due_ms(self, messages_max: int, full: bool, now_ms: int) -> int | None:
-        """When to look again whether a batch of up to `messages_max` is due, wall time; it may have passed. None: when
-        more comes. `full`: a batch waits to be full, up to the consumer's `max_wait_time_ms`."""
+        """When to look again whether a batch of up to `messages_max` is due, wall time; it may have passed. None:
+        when more comes. `full`: a batch waits to be full, up to the consumer's `max_wait_time_ms`."""
         waiting_ms = self._waiting_ms
         if waiting_ms is not None and waiting_ms > now_ms:
             later_ms, waiting_ms = waiting_ms, None
@@ -215,9 +215,8 @@ class Deliveries:
             heappop(heap)
         return heap[0][0] if heap else None
 
-    @property
-    def next_waiting_ms(self) -> int | None:
-        return self._waiting_ms
+    def has(self, lease: int) -> bool:
+        return lease in self._deadlines
 
     @property
     def leases_out(self) -> int:
@@ -313,14 +312,18 @@ class Deliveries:
         known = [lease for lease in leases if lease in self._deadlines]
         for lease in known:
             self._sql.exec(
-                "UPDATE leases SET deadline_ms = ?1, lease_ms = ?2 WHERE id = ?3", now_ms + lease_ms, lease_ms, lease
+                "UPDATE leases SET deadline_ms = ?1, lease_ms = ?2 WHERE id = ?3",
+                now_ms + lease_ms,
+                lease_ms,
+                lease,
             )
             self._note_deadline(lease, elapsed_ms + lease_ms)
         return known
 
     def held(self, holder: str) -> list[HeldLease]:
         rows = self._sql.exec(
-            "SELECT id, deadline_ms, (SELECT coalesce(sum(last - first + 1), 0) FROM leased WHERE lease = leases.id)"
+            "SELECT id, deadline_ms,"
+            " (SELECT coalesce(sum(last - first + 1), 0) FROM leased WHERE lease = leases.id)"
             " FROM leases WHERE consumer = ?1 AND holder = ?2 ORDER BY id",
             *(self.number, holder),
         )
@@ -329,7 +332,8 @@ class Deliveries:
     # -- what becomes of what was leased ------------------------------------------------------------------
 
     def settle(self, settlement: Settlement, settled: Settled, now_ms: int) -> list[Span]:
-        """Do what the consumer says of a lease, unless there is no such lease any more. Gives what it is done with."""
+        """Do what the consumer says of a lease, unless there is no such lease any more. Gives what it is done
+        with."""
         spans = self._end_lease(settlement.lease)
         rest = Verdict(0, settlement.rest_retry, settlement.rest_delay_ms, settlement.detail)
         reason = "handler_failed" if settlement.failed else "retry_asked"
@@ -375,7 +379,9 @@ class Deliveries:
         self._note_waiting()
         return done
 
-    def retry(self, ref: MessageRef, delay_ms: int | None, settled: Settled, now_ms: int) -> tuple[bool, list[Span]]:
+    def retry(
+        self, ref: MessageRef, delay_ms: int | None, settled: Settled, now_ms: int
+    ) -> tuple[bool, list[Span]]:
         """Deliver a message again, if it is leased by this delivery of it: whether it is; and what is done with."""
         row = self._sql.exec(
             "SELECT last, attempts FROM leased WHERE consumer = ?1 AND first <= ?2 ORDER BY first DESC LIMIT 1",
@@ -504,7 +510,8 @@ class Deliveries:
         """Forget up to `limit` spans that wait and are purged; gives how many."""
         gone = self._sql.exec(
             "DELETE FROM waiting WHERE consumer = ?1 AND first IN"
-            " (SELECT first FROM waiting WHERE consumer = ?1 AND first <= ?2 ORDER BY first LIMIT ?3) RETURNING first",
+            " (SELECT first FROM waiting WHERE consumer = ?1 AND first <= ?2 ORDER BY first LIMIT ?3)"
+            " RETURNING first",
             *(self.number, self.purged_to, limit),
         ).to_list()
         if not gone:
@@ -519,8 +526,8 @@ class Deliveries:
         self.recount()
 
     def _overlapping(self, table: str, first: int, last: int) -> list[tuple[int, int, int]]:
-        """Spans of this consumer with a number from `first` to `last`. As none of a table overlap, only the one that
-        begins last before `first` can reach into it."""
+        """Spans of this consumer with a number from `first` to `last`. As none of a table overlap, only the one
+        that begins last before `first` can reach into it."""
         rows = self._sql.exec(
             f"SELECT first, last, attempts FROM {table} WHERE consumer = ?1 AND first <= ?3 AND first >= coalesce("
             f"(SELECT max(first) FROM {table} WHERE consumer = ?1 AND first <= ?2), ?2) ORDER BY first",
@@ -537,7 +544,9 @@ class Deliveries:
                 f"DELETE FROM {table} WHERE consumer = ?1 AND first = ?2 RETURNING {rest}", self.number, low
             ).one()[0]
             for left in without([(low, high)], [(first, last)]):
-                self._sql.exec(f"INSERT INTO {table} VALUES (?1, ?2, ?3, ?4, ?5)", self.number, *left, attempts, more)
+                self._sql.exec(
+                    f"INSERT INTO {table} VALUES (?1, ?2, ?3, ?4, ?5)", self.number, *left, attempts, more
+                )
             if table == "leased" and low >= first and high <= last:
                 self._forget_if_empty(more)
             taken.append((max(low, first), min(high, last), attempts))

@@ -132,7 +132,8 @@ class Messages:
     def first_fresh_ms(self, first: int) -> int | None:
         """When the first message from `first` on was sent that has no delay."""
         row = self._sql.exec(
-            "SELECT sent_ms FROM messages WHERE sequence >= ?1 AND available_ms <= sent_ms ORDER BY sequence LIMIT 1",
+            "SELECT sent_ms FROM messages WHERE sequence >= ?1 AND available_ms <= sent_ms"
+            " ORDER BY sequence LIMIT 1",
             first,
         ).first()
         return row[0] if row else None

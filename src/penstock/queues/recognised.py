@@ -1,4 +1,5 @@
-"""What a shard must recognise when it comes again: messages by their `dedup_id`, requests by their Idempotency-Key."""
+"""What a shard must recognise when it comes again: messages by their `dedup_id`, requests by their
+Idempotency-Key."""
 
 from __future__ import annotations
 
@@ -33,7 +34,9 @@ class Recognised:
         """How many messages of the request with this key were stored, None if it did not come yet. Raises
         `Unprocessable` if it came with another content."""
         row = self._sql.exec(
-            "SELECT fingerprint, stored FROM recognised WHERE hash = ?1 AND expires_ms > ?2", _hash("key", key), now_ms
+            "SELECT fingerprint, stored FROM recognised WHERE hash = ?1 AND expires_ms > ?2",
+            _hash("key", key),
+            now_ms,
         ).first()
         if row is None:
             return None
@@ -65,12 +68,16 @@ class Recognised:
         self._count -= len(gone)
         if self._count >= QUEUE_RECOGNISED_MAX:
             raise Overloaded(
-                f"{self._count} ids and keys of this queue are remembered, the limit; they are forgotten when their "
-                "window is over. Nothing was stored; send it again later, or use a shorter dedup_window_s.",
+                f"{self._count} ids and keys of this queue are remembered, the limit; they are forgotten when "
+                "their window is over. Nothing was stored; send it again later, or use a shorter dedup_window_s.",
                 retry_after_s=60,
             )
         self._sql.exec(
-            "INSERT OR REPLACE INTO recognised VALUES (?1, ?2, ?3, ?4)", hash, now_ms + window_ms, fingerprint, stored
+            "INSERT OR REPLACE INTO recognised VALUES (?1, ?2, ?3, ?4)",
+            hash,
+            now_ms + window_ms,
+            fingerprint,
+            stored,
         )
         self._count += 1
 

@@ -47,8 +47,8 @@ DOUBTFUL = 0.1
 BATCHES_JUDGED_MIN = 4
 #: Below this share of busy lanes there are too many: twice the lanes after a doubling that was needed are busier.
 IDLE = 0.4
-#: How long a number of batches at once is looked at before it is raised or, because of failures, lowered; and before
-#: it is lowered because there is too little to do.
+#: How long a number of batches at once is looked at before it is raised or, because of failures, lowered; and
+#: before it is lowered because there is too little to do.
 RAISE_AFTER_MS = HEARTBEAT_MS
 LOWER_AFTER_MS = 5 * HEARTBEAT_MS
 

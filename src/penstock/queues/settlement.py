@@ -17,8 +17,8 @@ class Verdict(Struct, array_like=True, frozen=True):
 
 class Settlement(Struct, array_like=True, frozen=True):
     """A lease's. What has no verdict is acknowledged or, with `rest_retry`, to be delivered again after
-    `rest_delay_ms`. `failed`: the handler raised, took too long or answered with an error, which `detail` says; else
-    it asked for what is retried."""
+    `rest_delay_ms`. `failed`: the handler raised, took too long or answered with an error, which `detail` says;
+    else it asked for what is retried."""
 
     lease: int
     rest_retry: bool

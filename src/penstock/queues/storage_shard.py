@@ -1,15 +1,15 @@
 """Some of a queue's messages, and what became of each for every consumer.
 
-A message is stored once (`messages.py`); who has it, or had it, is kept apart for each consumer (`deliveries.py`). When
-no consumer needs it any more, its row goes.
+A message is stored once (`messages.py`); who has it, or had it, is kept apart for each consumer
+(`deliveries.py`). When no consumer needs it any more, its row goes.
 
-Who wants messages waits in `lease()`; whoever stores some wakes the first that waits, which wakes the next when there is
-more. What has to happen while nobody calls, the alarm sees to: leases that end, retention, dead letters that are to be
-moved, purged rows that are to go, and consumer shards that must be told that there is work. So a shard that lost its
-process goes on by itself.
+Who wants messages waits in `lease()`; whoever stores some wakes the first that waits, which wakes the next when
+there is more. What has to happen while nobody calls, the alarm sees to: leases that end, retention, dead letters
+that are to be moved, purged rows that are to go, and consumer shards that must be told that there is work. So a
+shard that lost its process goes on by itself.
 
-Dead letters are moved by the shard: they stay here until the dead-letter queue has them, which recognises one that comes
-again by its id.
+Dead letters are moved by the shard: they stay here until the dead-letter queue has them, which recognises one
+that comes again by its id.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from penstock.base.limits import (
     QUEUE_DEAD_BATCH,
     QUEUE_DEAD_RETRY_MS_MAX,
     QUEUE_MOVED_WINDOW_MS,
+    QUEUE_RING_MS,
     QUEUE_SLICE_MESSAGES,
     QUEUE_TICK_MS,
     QUEUE_WAIT_MS_MAX,
@@ -43,9 +44,8 @@ from penstock.queues.load import LoadMeter
 from penstock.queues.message import NewMessage, decode_new, encode_messages, encode_new
 from penstock.queues.messages import Messages
 from penstock.queues.recognised import Recognised
-from penstock.queues.registry import QUEUE_REGISTRY
 from penstock.queues.settlement import MessageRef, Settlement
-from penstock.queues.shard_map import ShardConfig, ShardMap
+from penstock.queues.shard_map import QUEUE_REGISTRY, ShardConfig, ShardMap
 from penstock.queues.spans import Span, without
 
 log = structlog.get_logger("penstock.queues")
@@ -143,7 +143,7 @@ class StorageShard(DurableObject[QueueEnv]):
         self._oldest_ms: int | None = None
         if self._config is not None:
             self._messages.uid = self._config.uid
-            numbers = dict(self._sql.exec("SELECT id, number FROM consumers").to_list())
+            numbers: dict[str, int] = dict(self._sql.exec("SELECT id, number FROM consumers").to_list())
             for consumer in self._config.map.consumers:
                 if consumer.id in numbers:
                     self._open_consumer(consumer.id, numbers[consumer.id])
@@ -184,8 +184,8 @@ class StorageShard(DurableObject[QueueEnv]):
         """Store messages (`encode_new`). `version` is that of the caller's map, for the log alone. `key`: the
         Idempotency-Key of their request, whose content has this fingerprint; it is stored once.
 
-        Raises `Conflict` when this shard takes none (any more), `Overloaded` when it holds too much, `Unprocessable`
-        for a key that was used for something else, `StorageFull`."""
+        Raises `Conflict` when this shard takes none (any more), `Overloaded` when it holds too much,
+        `Unprocessable` for a key that was used for something else, `StorageFull`."""
         config = self._config
         if config is None or not self._open:
             raise Conflict("The queue has changed; get its shard map again.", code=CODE_MAP_CHANGED)
@@ -275,7 +275,7 @@ class StorageShard(DurableObject[QueueEnv]):
         self._end_leases(consumer)
         now_ms = self.ctx.clock.now_ms()
         taken = consumer.take(
-            self.ctx.rng.getrandbits(62) + 1,
+            self._new_lease(),
             holder,
             messages_max,
             lease_ms,
@@ -292,8 +292,18 @@ class StorageShard(DurableObject[QueueEnv]):
         self._set_alarm(taken.deadline_ms)
         self._serve(consumer)  # there may be more
         return Lease(
-            taken.lease, taken.deadline_ms, encode_messages(taken.messages), len(taken.messages), self._messages.count
+            taken.lease,
+            taken.deadline_ms,
+            encode_messages(taken.messages),
+            len(taken.messages),
+            self._messages.count,
         )
+
+    def _new_lease(self) -> int:
+        while True:
+            lease = self.ctx.rng.getrandbits(62) + 1
+            if not any(consumer.has(lease) for consumer in self._consumers.values()):
+                return lease
 
     def _pause_ms(self, consumer: Deliveries, messages_max: int, full: bool, left_ms: int) -> int:
         """How long to wait, unless something happens, before looking again."""
@@ -350,7 +360,8 @@ class StorageShard(DurableObject[QueueEnv]):
         if due_ms is None or self._wake(consumer.id) or consumer.settings.type == "http_pull":
             return
         # Its shards sleep, are busy, or were lost. The alarm is for the last.
-        if due_ms <= now_ms and self.ctx.clock.elapsed_ms() - self._rung_ms.get(consumer.id, -QUEUE_TICK_MS) >= 1_000:
+        since_ms = self.ctx.clock.elapsed_ms() - self._rung_ms.get(consumer.id, -QUEUE_TICK_MS)
+        if due_ms <= now_ms and since_ms >= QUEUE_RING_MS:
             self._ring(consumer)
         self._set_alarm(max(due_ms, now_ms + (QUEUE_TICK_MS if due_ms <= now_ms else 0)))
 
@@ -430,7 +441,8 @@ class StorageShard(DurableObject[QueueEnv]):
         settled = Settled()
         ended, done = consumer.end_leases(settled, now_ms=self.ctx.clock.now_ms(), elapsed_ms=elapsed_ms)
         self._counters.leases_ended += ended
-        log.info("leases_ended", queue=self._map.queue_id, consumer=consumer.id, leases=ended, dead=sum(settled.dead.values()))
+        dead = sum(settled.dead.values())
+        log.info("leases_ended", queue=self._map.queue_id, consumer=consumer.id, leases=ended, dead=dead)
         self._finish(consumer, done, settled)
 
     def extend(self, consumer: str, leases: list[int], lease_ms: int) -> list[int]:
@@ -438,9 +450,7 @@ class StorageShard(DurableObject[QueueEnv]):
         mine = self._consumers.get(consumer)
         if mine is None:
             return []
-        return mine.extend(
-            leases, lease_ms, now_ms=self.ctx.clock.now_ms(), elapsed_ms=self.ctx.clock.elapsed_ms()
-        )
+        return mine.extend(leases, lease_ms, now_ms=self.ctx.clock.now_ms(), elapsed_ms=self.ctx.clock.elapsed_ms())
 
     def release(self, consumer: str, leases: list[int]) -> None:
         """Take back leases whose messages were not delivered: they do not count as attempts."""
@@ -457,8 +467,8 @@ class StorageShard(DurableObject[QueueEnv]):
     # -- control ------------------------------------------------------------------------------------------
 
     def configure(self, config: ShardConfig) -> None:
-        """Take the queue's map. A consumer that is new gets all messages that there are; what only one needed that is
-        gone is deleted. An older map than the one that the shard has changes nothing."""
+        """Take the queue's map. A consumer that is new gets all messages that there are; what only one needed that
+        is gone is deleted. An older map than the one that the shard has changes nothing."""
         if self._config is not None and config.map.version < self._config.map.version:
             return
         self._config = config
@@ -503,8 +513,8 @@ class StorageShard(DurableObject[QueueEnv]):
         return present
 
     def peek(self, after: int, limit: int) -> bytes:
-        """Up to `limit` messages with a number above `after` (`encode_messages`), in order, whoever has them; attempts
-        are not said (0)."""
+        """Up to `limit` messages with a number above `after` (`encode_messages`), in order, whoever has them;
+        attempts are not said (0)."""
         return encode_messages(self._messages.read(after + 1, self._messages.last_sequence, 0, limit))
 
     def backlog(self) -> Backlog:
@@ -724,5 +734,3 @@ class StorageShard(DurableObject[QueueEnv]):
     def _note_backlog(self) -> None:
         if self._config is not None:
             self.env.statistics.backlog[self.ctx.name] = (self._messages.count, self._messages.size_bytes)
-
-
