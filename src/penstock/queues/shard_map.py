@@ -45,6 +45,16 @@ class ShardConfig(Struct, frozen=True):
     backlog_bytes_max: int
 
 
+class ConsumerShardConfig(Struct, frozen=True):
+    """What a consumer shard is told: the map, whose shard it is and which. `concurrency`: batches that it may have
+    out at once, its share of the consumer's; with 0 it ends what it has out and takes no more."""
+
+    map: ShardMap
+    consumer_id: str
+    index: int
+    concurrency: int
+
+
 def key_of(queue_id: str) -> str:
     return KEY_PREFIX + queue_id
 
