@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from tests.objects.world import error_of, start
+from tests.queues.world import SHARD, Shard, consumer, pull_settings, run_shard, shard_map, worker_settings
+
 from penstock.base.errors import Conflict, NotFound, Overloaded, Unprocessable
 from penstock.queues.message import ContentType, NewMessage, decode_messages, encode_new
 from penstock.queues.settlement import MessageRef, Settlement, Verdict
 from penstock.queues.storage_shard import StorageShard
-from tests.objects.world import error_of, start
-from tests.queues.world import SHARD, Shard, consumer, pull_settings, run_shard, shard_map, worker_settings
 
 
 def test_what_was_sent_is_leased_in_order_and_gone_when_it_is_acknowledged() -> None:
@@ -200,7 +201,7 @@ def test_a_lease_that_is_extended_lasts() -> None:
 def test_attempts_deadlines_and_cursors_are_there_after_a_crash() -> None:
     async def main(shard: Shard) -> None:
         await shard.send("a", "b", "c")
-        lease, messages = await shard.lease(limit=2, lease_ms=5_000)
+        _, messages = await shard.lease(limit=2, lease_ms=5_000)
         await shard.world.host.kill()
         await shard.world.elapse(1_000)
         await shard.world.start()

@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from tests.objects.world import World, run
+
 from penstock.base.limits import Limits
 from penstock.objects import Stub
 from penstock.queues.environment import QueueEnv, QueueStatistics
@@ -13,7 +15,6 @@ from penstock.queues.message import ContentType, Message, NewMessage, decode_mes
 from penstock.queues.settings import Consumer, ConsumerSettings, QueueSettings
 from penstock.queues.shard_map import ShardConfig, ShardMap, ShardRef
 from penstock.queues.storage_shard import Lease, StorageShard
-from tests.objects.world import World, run
 
 T = TypeVar("T")
 

@@ -224,7 +224,8 @@ class Deliveries:
 
     @property
     def fresh(self) -> int:
-        return max(0, self._fresh)
+        fresh: int = max(0, self._fresh)
+        return fresh
 
     # -- leasing ------------------------------------------------------------------------------------------
 

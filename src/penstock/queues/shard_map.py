@@ -11,8 +11,6 @@ from penstock.objects.placement import name_owned_by
 from penstock.queues.settings import Consumer, QueueSettings
 
 KEY_PREFIX = "queues/"
-#: The name of the one `QueueRegistry`.
-QUEUE_REGISTRY = "queues"
 
 
 class ShardRef(Struct, frozen=True):

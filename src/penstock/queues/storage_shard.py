@@ -44,8 +44,9 @@ from penstock.queues.load import LoadMeter
 from penstock.queues.message import NewMessage, decode_new, encode_messages, encode_new
 from penstock.queues.messages import Messages
 from penstock.queues.recognised import Recognised
+from penstock.queues.registry import QUEUE_REGISTRY
 from penstock.queues.settlement import MessageRef, Settlement
-from penstock.queues.shard_map import QUEUE_REGISTRY, ShardConfig, ShardMap
+from penstock.queues.shard_map import ShardConfig, ShardMap
 from penstock.queues.spans import Span, without
 
 log = structlog.get_logger("penstock.queues")
