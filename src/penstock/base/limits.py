@@ -450,3 +450,6 @@ QUEUE_RING_MS = 1_000
 #: Dead letters that are moved at once, and the bound of the wait after a failure.
 QUEUE_DEAD_BATCH = 100
 QUEUE_DEAD_RETRY_MS_MAX = 60_000
+#: Steps of a redrive, of one batch each, before others have their turn; and the bound of its wait after a failure.
+QUEUE_REDRIVE_STEPS = 100
+QUEUE_REDRIVE_RETRY_MS_MAX = 60_000

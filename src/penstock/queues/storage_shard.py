@@ -107,10 +107,13 @@ class ConsumerStatus(Struct, frozen=True):
 
 
 class StorageStatus(Struct, frozen=True):
+    """`last_sequence`: of the message that was stored last, whether it still is or not."""
+
     backlog: Backlog
     open: bool
     drained: bool
     purging: bool
+    last_sequence: int
     consumers: list[ConsumerStatus]
 
 
@@ -528,7 +531,9 @@ class StorageShard(DurableObject[QueueEnv]):
             ConsumerStatus(c.id, c.fresh, c.leases_out, len(self._waiters.get(c.id, ())))
             for c in self._consumers.values()
         ]
-        return StorageStatus(self.backlog(), self._open, self._drained, self._purging, consumers)
+        return StorageStatus(
+            self.backlog(), self._open, self._drained, self._purging, self._messages.last_sequence, consumers
+        )
 
     def remove(self) -> None:
         """Forget everything: the queue is deleted."""
