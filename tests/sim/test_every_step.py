@@ -5,11 +5,11 @@ So every step is covered without anybody listing them. Names of tests start with
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from itertools import count
+from collections.abc import Callable
 
 import pytest
 from msgspec import json
+from tests.sim.steps import Steps
 
 from penstock.base.limits import Limits
 from penstock.testing.sim.loop import VirtualLoop, run_virtual
@@ -17,9 +17,6 @@ from penstock.testing.sim.machine import ConnectionLost, MachineSettings, SimMac
 from penstock.testing.sim.scenario import BUCKET, Ledger, read_records
 
 Arm = Callable[[SimMachine], None]
-
-#: No run has so many operations; one that never ends without its fault would be a bug of the test.
-STEPS_MAX = 2_000
 
 
 def power_cut(machine: SimMachine) -> None:
@@ -113,42 +110,29 @@ async def create_pipeline(machine: SimMachine) -> str:
     return pipeline
 
 
-def steps(run: Callable[[int], RecordsThroughAFault]) -> Iterator[int]:
-    """Run it for 1, 2, 3 … until the fault does not happen any more; checks each, gives their numbers."""
-    for n in count(1):
-        assert n < STEPS_MAX
-        story = run(n)
-        story.run()
-        if story.problems:
-            pytest.fail("\n".join([f"fault at step {n}", *story.problems, *story.story]))
-        if not story.fired:
-            return
-        yield n
-
-
 @pytest.mark.parametrize("how", [kill_all, power_cut])
-def test_A2_a_crash_at_every_step_from_request_to_file_to_freed_rows(how: Arm) -> None:
+def test_A2_a_crash_at_every_step_from_request_to_file_to_freed_rows(how: Arm, steps: Steps) -> None:
     def run(n: int) -> RecordsThroughAFault:
         return RecordsThroughAFault(lambda machine: machine.crash_at(n, lambda: how(machine)))
 
-    assert sum(1 for _ in steps(run)) > 100, "fewer steps than there must be: does it deliver files at all?"
+    assert steps.through(run) > 100, "fewer steps than there must be: does it deliver files at all?"
 
 
 @pytest.mark.parametrize("how", [kill_all, power_cut])
-def test_A2_a_crash_at_every_step_while_logs_are_copied_back_and_start_again(how: Arm) -> None:
+def test_A2_a_crash_at_every_step_while_logs_are_copied_back_and_start_again(how: Arm, steps: Steps) -> None:
     often = Limits(disk_reserve_bytes=0, wal_bytes_max=20_000)
 
     def run(n: int) -> RecordsThroughAFault:
         return RecordsThroughAFault(lambda machine: machine.crash_at(n, lambda: how(machine)), limits=often)
 
-    assert sum(1 for _ in steps(run)) > 150, "logs do not start again"
+    assert steps.through(run) > 150, "logs do not start again"
 
 
-def test_A2_one_of_two_executors_dies_at_every_step() -> None:
+def test_A2_one_of_two_executors_dies_at_every_step(steps: Steps) -> None:
     def run(n: int) -> RecordsThroughAFault:
         return RecordsThroughAFault(lambda machine: machine.crash_at(n), executors=2)
 
-    assert sum(1 for _ in steps(run)) > 100
+    assert steps.through(run) > 100
 
 
 @pytest.mark.parametrize("later", [1, 2, 5, 12, 30])
@@ -162,11 +146,11 @@ def test_A4_a_second_crash_during_the_recovery_from_the_first(later: int) -> Non
         assert not story.problems, "\n".join([f"steps {n} and {later}", *story.problems, *story.story])
 
 
-def test_B3_every_sync_fails_once_and_nothing_is_acknowledged_until_the_restart() -> None:
+def test_B3_every_sync_fails_once_and_nothing_is_acknowledged_until_the_restart(steps: Steps) -> None:
     def run(n: int) -> RecordsThroughAFault:
         return RecordsThroughAFault(lambda machine: machine.fail_sync_at(n))
 
-    assert sum(1 for _ in steps(run)) > 20
+    assert steps.through(run) > 20
 
 
 @pytest.mark.parametrize("later", [1, 2, 3, 5, 8, 13, 21, 34])

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from itertools import count
 from typing import Any
 
 import pytest
 from msgspec import json
+from tests.sim.steps import Steps
 
 from penstock.base.limits import IDEMPOTENCY_KEY_MS, Limits
 from penstock.testing.sim.loop import VirtualLoop, run_virtual
 from penstock.testing.sim.machine import ConnectionLost, MachineSettings, SimMachine
 from penstock.testing.sim.scenario import BUCKET, read_records
 
-#: No run has so many operations.
-STEPS_MAX = 2_000
 #: A request that was not stored after so many tries never will be.
 TRIES_MAX = 100
 
@@ -106,50 +104,36 @@ class KeyedRequestsThroughAFault:
         raise AssertionError("a request was never stored")
 
 
-#: A run takes a quarter of a second, and one with changes of the pipeline a whole one. (All steps were run, once.)
-_STRIDE = {False: 2, True: 13}
-
-
-def every_step(run: Callable[[int], KeyedRequestsThroughAFault], stride: int = 1) -> int:
-    """Run it for 1, 2, 3 …, or every so many, until the fault does not happen any more; gives how many steps there
-    are."""
-    for n in count(1, stride):
-        assert n < STEPS_MAX
-        story = run(n)
-        story.run()
-        if story.problems:
-            pytest.fail("\n".join([f"fault at step {n}", *story.problems, *story.story]))
-        if not story.fired:
-            return n - 1
-    raise AssertionError("unreachable")
+#: A run with changes of the pipeline takes four times as long.
+_STRIDE = {False: 1, True: 4}
 
 
 @pytest.mark.parametrize("changes", [False, True])
 @pytest.mark.parametrize("how", ["kill_all", "power_cut"])
 def test_A2_a_crash_at_every_step_of_keyed_requests_that_are_sent_until_they_are_stored(
-    how: str, changes: bool
+    how: str, changes: bool, steps: Steps
 ) -> None:
     def run(n: int) -> KeyedRequestsThroughAFault:
         return KeyedRequestsThroughAFault(
             lambda machine: machine.crash_at(n, getattr(machine, how)), changes=changes
         )
 
-    assert every_step(run, stride=_STRIDE[changes]) > 60
+    assert steps.through(run, stride=_STRIDE[changes]) > 60
 
 
 @pytest.mark.parametrize("changes", [False, True])
-def test_A2_one_of_two_executors_dies_at_every_step_of_keyed_requests(changes: bool) -> None:
+def test_A2_one_of_two_executors_dies_at_every_step_of_keyed_requests(changes: bool, steps: Steps) -> None:
     def run(n: int) -> KeyedRequestsThroughAFault:
         return KeyedRequestsThroughAFault(lambda machine: machine.crash_at(n), executors=2, changes=changes)
 
-    assert every_step(run, stride=_STRIDE[changes]) > 60
+    assert steps.through(run, stride=_STRIDE[changes]) > 60
 
 
-def test_B3_every_sync_fails_once_under_keyed_requests() -> None:
+def test_B3_every_sync_fails_once_under_keyed_requests(steps: Steps) -> None:
     def run(n: int) -> KeyedRequestsThroughAFault:
         return KeyedRequestsThroughAFault(lambda machine: machine.fail_sync_at(n))
 
-    assert every_step(run) > 15
+    assert steps.through(run) > 15
 
 
 def test_a_key_holds_for_a_day_and_is_forgotten_then() -> None:

@@ -4,10 +4,10 @@ calls between objects; of an alarm from being set to having fired; and a second 
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import count
 from typing import Any
 
 import pytest
+from tests.sim.steps import Steps
 
 from penstock.base.errors import PenstockError
 from penstock.objects import AlarmInfo, Context, DurableObject
@@ -107,9 +107,9 @@ class Run:
 
 @pytest.mark.parametrize("how", [lambda m: m.power_cut(), lambda m: m.kill_all(), lambda m: None])
 def test_A3_a_crash_at_every_step_of_calls_between_objects_and_of_their_alarms(
-    how: Callable[[SimMachine], None],
+    how: Callable[[SimMachine], None], steps: Steps
 ) -> None:
-    for step in count(1):
+    for step in steps.numbers():
         run = Run(step, how)
         try:
             run_virtual(run.run)

@@ -7,12 +7,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
-from itertools import count
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 from msgspec import json
+from tests.sim.steps import Steps
 
 from penstock import App
 from penstock.apps import Application
@@ -32,7 +32,6 @@ from penstock.testing.sim.scenario import BUCKET
 Arm = Callable[[SimMachine], None]
 Act = Callable[[SimMachine, str], Awaitable[bool]]
 
-STEPS_MAX = 3_000
 ENDPOINT = "https://s3.example"
 S3 = {"endpoint": ENDPOINT, "access_key_id": "id", "secret_access_key": "secret"}
 
@@ -269,18 +268,6 @@ class Story:
         return problems
 
 
-def steps(run: Callable[[int], Story]) -> Iterator[Story]:
-    """Run it for 1, 2, 3 … until the fault does not happen any more; checks each and gives it."""
-    for n in count(1):
-        assert n < STEPS_MAX
-        story = run(n)
-        story.run()
-        check_story(story, f"fault at step {n}")
-        if not story.fired:
-            return
-        yield story
-
-
 def check_story(story: Story, what: str) -> None:
     __tracebackhide__ = True
     if story.problems:
@@ -307,19 +294,18 @@ def check_kinds_of_files(story: Story, kind: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
-def test_A2_a_crash_at_every_step_of_transforming_partitioning_and_delivering(kind: dict[str, Any]) -> None:
+def test_A2_a_crash_at_every_step_of_transforming_partitioning_and_delivering(
+    kind: dict[str, Any], steps: Steps
+) -> None:
     body = settings(**kind)
-    run = 0
-    for story in steps(lambda n: Story(lambda machine: machine.crash_at(n, machine.power_cut), body)):
+    for story in steps.of(lambda n: Story(lambda machine: machine.crash_at(n, machine.power_cut), body)):
         check_kinds_of_files(story, kind)
-        run += 1
-    assert run > 50, "fewer steps than there must be: does it deliver files at all?"
+    assert steps.last > 50, "fewer steps than there must be: does it deliver files at all?"
 
 
-def test_A2_executors_die_at_every_step_of_transforming_partitioning_and_delivering() -> None:
+def test_A2_executors_die_at_every_step_of_transforming_partitioning_and_delivering(steps: Steps) -> None:
     body = settings(transform=True, partition=True)
-    for _ in steps(lambda n: Story(lambda machine: machine.crash_at(n, machine.kill_all), body)):
-        pass
+    assert steps.through(lambda n: Story(lambda machine: machine.crash_at(n, machine.kill_all), body)) > 50
 
 
 @pytest.mark.parametrize("later", [1, 5, 20])
@@ -368,16 +354,18 @@ class StoryOfAChange(Story):
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_E4_a_crash_at_every_step_of_a_change_under_load(change: tuple[dict[str, Any], dict[str, Any]]) -> None:
+def test_E4_a_crash_at_every_step_of_a_change_under_load(
+    change: tuple[dict[str, Any], dict[str, Any]], steps: Steps
+) -> None:
     before, after = (settings(**kind) for kind in change)
 
     def run(n: int) -> Story:
         return StoryOfAChange(lambda machine: machine.crash_at(n, machine.power_cut), before, act=updates_to(after))
 
-    assert sum(1 for _ in steps(run)) > 50
+    assert steps.through(run) > 50
 
 
-def test_E4_one_of_two_executors_dies_at_every_step_of_a_change_under_load() -> None:
+def test_E4_one_of_two_executors_dies_at_every_step_of_a_change_under_load(steps: Steps) -> None:
     def run(n: int) -> Story:
         return StoryOfAChange(
             lambda machine: machine.crash_at(n),
@@ -386,7 +374,7 @@ def test_E4_one_of_two_executors_dies_at_every_step_of_a_change_under_load() -> 
             executors=2,
         )
 
-    assert sum(1 for _ in steps(run)) > 50
+    assert steps.through(run) > 50
 
 
 # -- deletion -----------------------------------------------------------------------------------------------
@@ -407,7 +395,7 @@ class StoryOfADiscard(Story):
 
 
 @pytest.mark.parametrize("kind", ["transform", "s3"])
-def test_A2_a_crash_at_every_step_of_a_deletion_that_drains(kind: str) -> None:
+def test_A2_a_crash_at_every_step_of_a_deletion_that_drains(kind: str, steps: Steps) -> None:
     body = settings(**KINDS[kind], shards=2)
 
     def run(n: int) -> Story:
@@ -415,11 +403,11 @@ def test_A2_a_crash_at_every_step_of_a_deletion_that_drains(kind: str) -> None:
             lambda machine: machine.crash_at(n, machine.power_cut), body, act=deletes(), goes_on=False, executors=1
         )
 
-    assert sum(1 for _ in steps(run)) > 50
+    assert steps.through(run) > 50
 
 
 @pytest.mark.parametrize("kind", ["transform", "s3"])
-def test_A2_a_crash_at_every_step_of_a_deletion_that_discards(kind: str) -> None:
+def test_A2_a_crash_at_every_step_of_a_deletion_that_discards(kind: str, steps: Steps) -> None:
     body = settings(**KINDS[kind], shards=2, max_duration_s=0.5)
 
     def run(n: int) -> Story:
@@ -430,4 +418,4 @@ def test_A2_a_crash_at_every_step_of_a_deletion_that_discards(kind: str) -> None
             goes_on=False,
         )
 
-    assert sum(1 for _ in steps(run)) > 40
+    assert steps.through(run) > 40
