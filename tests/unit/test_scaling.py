@@ -120,3 +120,10 @@ def test_a_meter_tells_the_load_since_its_last_reading() -> None:
     assert meter.read(7, 1_000 + HEARTBEAT_MS) == ShardLoad("s", 1.0, 500.0, 7)
     assert not meter.add(1, 1_001 + HEARTBEAT_MS)
     assert meter.read(0, 1_000 + 2 * HEARTBEAT_MS) == ShardLoad("s", 0.1, 0.1, 0)
+
+
+def test_a_meter_asks_for_one_heartbeat_until_it_is_read() -> None:
+    meter = LoadMeter("s", 0)
+    assert [meter.add(1, HEARTBEAT_MS) for _ in range(3)] == [True, False, False]
+    assert meter.read(0, HEARTBEAT_MS).requests_per_s == 0.3
+    assert [meter.add(1, 2 * HEARTBEAT_MS) for _ in range(2)] == [True, False]

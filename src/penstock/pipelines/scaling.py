@@ -46,12 +46,16 @@ class LoadMeter:
         self._shard = shard
         self._since_ms = now_ms
         self._requests = self._bytes = 0
+        self._is_due = False
 
     def add(self, size: int, now_ms: int) -> bool:
-        """Whether the next heartbeat is due."""
+        """Whether the next heartbeat is due, which is said once: many requests come before the meter is read."""
         self._requests += 1
         self._bytes += size
-        return now_ms - self._since_ms >= HEARTBEAT_MS
+        if self._is_due or now_ms - self._since_ms < HEARTBEAT_MS:
+            return False
+        self._is_due = True
+        return True
 
     def read(self, backlog_bytes: int, now_ms: int) -> ShardLoad:
         """The load since the last reading."""
@@ -59,6 +63,7 @@ class LoadMeter:
         load = ShardLoad(self._shard, self._requests / seconds, self._bytes / seconds, backlog_bytes)
         self._since_ms = now_ms
         self._requests = self._bytes = 0
+        self._is_due = False
         return load
 
 
