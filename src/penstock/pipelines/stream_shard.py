@@ -439,7 +439,7 @@ class StreamShard(DurableObject[PipelineEnv]):
         for file in files:
             if file.delivered:
                 continue
-            digest = Digest()
+            digest = Digest(file.sha256)
             chunks = partial(_digested, digest, self._content(config, segment, file))
             size_bytes = await store.put(config.bucket, file.key, chunks)
             self._ledger.delivered(file, size_bytes, digest.hex)
