@@ -12,7 +12,7 @@ from tests.s3 import WRITER, S3Server
 
 from penstock.pipelines.query import process, queries, sources
 
-from .harness import ACCOUNT, BUCKET, PIPELINES, Answer, Face, pipeline_body
+from .harness import ACCOUNT, BUCKET, PIPELINES, TOKEN, Answer, Face, pipeline_body
 
 QUERY = f"/client/v4/accounts/{ACCOUNT}/query"
 #: Each record chooses its partition by itself.
@@ -234,6 +234,12 @@ def test_duckdbs_own_words_are_the_error_of_sql_that_is_wrong(face: Face, clicks
 )
 def test_a_body_that_is_no_query_is_refused(face: Face, body: Any) -> None:
     assert face.control("POST", QUERY, body).status == 400
+
+
+@pytest.mark.parametrize("body", [b"", b'{"sql":"\xff"}', b'{"sql":"\\ud800"}', b"[" * 5_000])
+def test_a_body_that_is_no_json_is_refused(face: Face, body: bytes) -> None:
+    answer = face.request("POST", QUERY, body, {"authorization": f"Bearer {TOKEN}"})
+    assert answer.status == 400
 
 
 def test_values_of_every_kind_are_json(face: Face) -> None:
