@@ -118,6 +118,19 @@ def test_every_compression_is_read(face: Face, compression: str) -> None:
     assert not list((face.folder / "queries" / "0").iterdir())
 
 
+@pytest.mark.parametrize("compression", ["none", "gzip", "zstd", "deflate"])
+@pytest.mark.parametrize("filename", ["${slug}", "${slug}.GZ", "${slug}.zst"])
+def test_files_are_read_whatever_their_names_say_of_their_compression(
+    face: Face, compression: str, filename: str
+) -> None:
+    layout = {"path": {"bucket": BUCKET, "filename": filename}, "compression": {"type": compression}}
+    id = face.create(batch={"max_rows": 1}, **layout)
+    deliver(face, id, {"n": 1})
+    assert face.control("PUT", f"{PIPELINES}/clicks", pipeline_body(**layout)).status == 200
+    assert face.ingest(id, [{"n": 2}]).status == 200
+    assert rows(face, "SELECT n FROM clicks ORDER BY n", live=True) == [[1], [2]]
+
+
 def test_generations_with_other_layouts_are_one_table(face: Face) -> None:
     id = face.create(batch={"max_rows": 1})
     deliver(face, id, {"n": 1})
