@@ -69,7 +69,8 @@ class LoadMeter:
 
 def wanted_shards(loads: Sequence[tuple[ShardLoad, int]], current: int, fewest: int, now_ms: int) -> int:
     """The number of shards that is right for these loads, each with when it was told. One more at a time, and one
-    fewer: the next heartbeats show what it changed. Never fewer than `fewest`, unless there are fewer already."""
+    fewer: the next heartbeats show what it changed, and whoever changes it forgets those before. Never fewer than
+    `fewest`, unless there are fewer already."""
     heard = [load for load, at_ms in loads if now_ms - at_ms <= QUIET_MS]
     busy = sum(map(_utilisation, heard))
     if current < SHARDS_MAX and busy > current:
