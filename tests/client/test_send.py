@@ -209,6 +209,18 @@ def test_the_same_records_with_the_same_key_are_stored_once(bytes_max: int) -> N
     in_world(test, ClientSettings(body_bytes_max=bytes_max))
 
 
+@pytest.mark.parametrize("whose_limit", ["client", "server"])
+def test_records_that_are_all_alike_are_all_stored_also_in_several_bodies(whose_limit: str) -> None:
+    async def test(world: World) -> None:
+        if whose_limit == "server":
+            world.server.body_bytes_max = 100
+        for _ in range(2):
+            assert await world.clicks.send([{"n": 1}] * 64, idempotency_key="ticks") == 64
+            assert numbers(world.server.stored) == [1] * 64
+
+    in_world(test, ClientSettings(body_bytes_max=100) if whose_limit == "client" else None)
+
+
 @pytest.mark.parametrize("key", ["", " a", "a\nb", "ä", "x" * 129])
 def test_a_key_that_no_header_can_carry_is_refused(key: str) -> None:
     async def test(world: World) -> None:

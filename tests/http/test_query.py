@@ -12,7 +12,7 @@ from tests.s3 import WRITER, S3Server
 
 from penstock.pipelines.query import process, queries, sources
 
-from .harness import ACCOUNT, BUCKET, PIPELINES, Answer, Face, pipeline_body
+from .harness import ACCOUNT, BUCKET, PIPELINES, TOKEN, Answer, Face, pipeline_body
 
 QUERY = f"/client/v4/accounts/{ACCOUNT}/query"
 #: Each record chooses its partition by itself.
@@ -116,6 +116,19 @@ def test_every_compression_is_read(face: Face, compression: str) -> None:
     deliver(face, id, {"n": 1}, {"n": 2})
     assert rows(face, "SELECT sum(n), count(DISTINCT hr) FROM clicks") in ([[3, 1]], [[3, 2]])
     assert not list((face.folder / "queries" / "0").iterdir())
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip", "zstd", "deflate"])
+@pytest.mark.parametrize("filename", ["${slug}", "${slug}.GZ", "${slug}.zst"])
+def test_files_are_read_whatever_their_names_say_of_their_compression(
+    face: Face, compression: str, filename: str
+) -> None:
+    layout = {"path": {"bucket": BUCKET, "filename": filename}, "compression": {"type": compression}}
+    id = face.create(batch={"max_rows": 1}, **layout)
+    deliver(face, id, {"n": 1})
+    assert face.control("PUT", f"{PIPELINES}/clicks", pipeline_body(**layout)).status == 200
+    assert face.ingest(id, [{"n": 2}]).status == 200
+    assert rows(face, "SELECT n FROM clicks ORDER BY n", live=True) == [[1], [2]]
 
 
 def test_generations_with_other_layouts_are_one_table(face: Face) -> None:
@@ -234,6 +247,12 @@ def test_duckdbs_own_words_are_the_error_of_sql_that_is_wrong(face: Face, clicks
 )
 def test_a_body_that_is_no_query_is_refused(face: Face, body: Any) -> None:
     assert face.control("POST", QUERY, body).status == 400
+
+
+@pytest.mark.parametrize("body", [b"", b'{"sql":"\xff"}', b'{"sql":"\\ud800"}', b"[" * 5_000])
+def test_a_body_that_is_no_json_is_refused(face: Face, body: bytes) -> None:
+    answer = face.request("POST", QUERY, body, {"authorization": f"Bearer {TOKEN}"})
+    assert answer.status == 400
 
 
 def test_values_of_every_kind_are_json(face: Face) -> None:

@@ -149,3 +149,19 @@ def test_a_file_that_is_gone_or_changed_is_skipped_and_said(fixed: Face) -> None
 def test_a_body_that_makes_no_sense_is_refused(face: Face, body: object) -> None:
     face.create()
     assert face.control("POST", REPLAY, body).control_error[0] == 400
+
+
+def test_a_record_that_is_too_deep_to_be_read_again_keeps_no_other_waiting(face: Face) -> None:
+    id = face.create(partition_time={"field": "at"}, batch={"max_rows": 1})
+    # The deepest that is taken.
+    assert any(
+        face.ingest(id, b'[{"n":0,"d":%b%b}]' % (b"[" * depth, b"]" * depth)).status == 200
+        for depth in range(2_000, 0, -1)
+    )
+    face.wait_delivered()
+    face.ingest(id, [{"n": 1}])
+    face.wait_delivered()
+    assert face.control("PUT", f"{PIPELINES}/clicks", pipeline_body(batch={"max_rows": 1})).status == 200
+    result = send_again(face)
+    assert result["replayed"]["records"] + len(result["skipped"]) == 2 and result["cursor"] is None
+    assert any(b'"n": 1' in content(path) for path in face.files() if "_dead" not in path.parts)

@@ -10,8 +10,9 @@ import pytest
 
 from penstock.base.limits import TAIL_LISTENERS_MAX
 from penstock.http import tail
+from penstock.tokens import token_cache
 
-from .harness import PIPELINES, TOKEN, Exchange, Face, pipeline_body
+from .harness import ACCOUNT, PIPELINES, TOKEN, Exchange, Face, pipeline_body
 
 
 def watch(face: Face, query: str = "", name: str = "clicks") -> Exchange:
@@ -109,6 +110,25 @@ def test_A5_a_tail_ends_when_the_executor_drains(face: Face) -> None:
     exchange = watch(face)
     face.node.drain()
     face.wait(lambda: exchange.ended)
+
+
+def test_g6_a_tail_ends_when_its_token_is_revoked(face: Face, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tail, "TAIL_FOLLOW_MS", 5)
+    monkeypatch.setattr(token_cache, "TOKEN_TRUSTED_MS_MAX", 10)
+    pipeline = face.create()
+    tokens = f"/client/v4/accounts/{ACCOUNT}/tokens"
+    body = {"name": "watcher", "scopes": ["pipelines:read"], "pipelines": ["clicks"]}
+    token = face.control("POST", tokens, body).result
+    exchange = face.open("GET", f"{PIPELINES}/clicks/tail", {"authorization": f"Bearer {token['token']}"})
+    exchange.send(b"", more=False)
+    other = watch(face)
+    for number in range(5):
+        face.ingest(pipeline, [{"n": number}])
+        face.wait(lambda: len(lines(exchange)) > number)  # noqa: B023 - it is over within the turn
+    face.control("DELETE", f"{tokens}/{token['id']}")
+    face.wait(lambda: exchange.ended)
+    assert not other.ended
+    end(face, other)
 
 
 def test_delivery_goes_on_while_nobody_reads_the_tail(face: Face) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import urlsafe_b64encode
 from pathlib import Path
 from typing import Any
 
@@ -194,7 +195,14 @@ def test_steps_bounded_by_segments_say_the_same(delivered: Face, monkeypatch: py
     assert steps == whole
 
 
-@pytest.mark.parametrize("query", ["cursor=x", "cursor=e30x", "cursor=" + "A" * 5000, "deep=yes", "cursor=WzFd"])
+#: `{"x":[[[[…`
+DEEP = urlsafe_b64encode(b'{"x":' + b"[" * 3_000).rstrip(b"=").decode()
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["cursor=x", "cursor=e30x", "cursor=" + "A" * 5000, "deep=yes", "cursor=WzFd", "cursor=" + DEEP],
+)
 def test_a_query_that_makes_no_sense_is_refused(face: Face, query: str) -> None:
     face.create()
     answer = face.control("GET", f"{PIPELINES}/clicks/verify?{query}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import pytest
 from msgspec import json
 
-from penstock.pipelines import stream_shard
+from penstock.objects import activation
+from penstock.pipelines import scaling, stream_shard
 from penstock.testing.sim.loop import VirtualLoop, run_virtual
 from penstock.testing.sim.machine import MachineSettings, SimMachine
 from penstock.testing.sim.scenario import read_records
@@ -26,7 +28,7 @@ def simulate(story: Callable[[SimMachine], Awaitable[None]], executors: int = 1)
     run_virtual(main)
 
 
-def settings(source: Iterable[str] = ("http",), shards: int = 1, **batch: Any) -> dict[str, Any]:
+def settings(source: Iterable[str] = ("http",), shards: int | None = 1, **batch: Any) -> dict[str, Any]:
     return {
         "name": "p",
         "metadata": {"shards": shards},
@@ -292,5 +294,36 @@ def test_very_many_files_are_sealed_a_few_at_a_time() -> None:
         assert await send(machine, pipeline, 500) == 200
         await machine.clock.sleep_ms(60_000)
         assert read_records(machine.bucket(BUCKET)) == dict.fromkeys(range(501), 1)
+
+    simulate(story)
+
+
+def test_shards_are_added_under_load_and_taken_away_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(machine: SimMachine) -> None:
+        pipeline = await create(machine, settings(shards=None, max_duration_s=1))
+        sent = 0
+
+        async def load(seconds: int) -> int:
+            """Many requests at once, as a busy executor has them; gives the number of shards after it."""
+            nonlocal sent
+            for _ in range(seconds // 5):
+                statuses = await asyncio.gather(*(send(machine, pipeline, sent + n) for n in range(40)))
+                assert set(statuses) == {200}
+                sent += 40
+                await machine.clock.sleep_ms(5_000)
+            shards = (await machine.control(0, "GET", "/pipelines/p")).json()["result"]["shards"]
+            return sum(shard["state"] == "open" for shard in shards)
+
+        # However many requests come at once, it is one word to the coordinator.
+        monkeypatch.setattr(activation, "WAIT_UNTIL_MAX", 2)
+        monkeypatch.setattr(scaling, "SHARD_REQUESTS_PER_S", 1)
+        assert await load(60) > 5
+        # It could do with a quarter of that, but takes no more away than leaves room to grow.
+        monkeypatch.setattr(scaling, "SHARD_REQUESTS_PER_S", 4)
+        assert await load(120) > 5
+        monkeypatch.setattr(scaling, "SHARD_REQUESTS_PER_S", 1_000_000)
+        assert await load(180) == 2
+        await machine.clock.sleep_ms(10_000)
+        assert read_records(machine.bucket(BUCKET)) == dict.fromkeys(range(sent), 1)
 
     simulate(story)

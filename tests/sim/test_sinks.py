@@ -37,6 +37,12 @@ def same(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return records
 
 
+@app.transform("slow")
+async def slow(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    await asyncio.sleep(3)
+    return records
+
+
 APPLICATION = Application("test", transforms=app.transforms)
 
 
@@ -532,3 +538,16 @@ def test_C1_what_shards_could_not_be_told_for_long_they_are_told_later(what: str
         assert found == {0: 1, 1: 1} or (what == "discard" and set(found) <= {0, 1})
 
     simulate(story, executors=2)
+
+
+def test_a_deletion_that_discards_delivers_nothing_that_is_being_transformed() -> None:
+    async def story(machine: SimMachine) -> None:
+        pipeline = await create(machine, settings(endpoint=None, transforms=[{"name": "slow"}]))
+        assert (await send(machine, pipeline, 1)).status == 200
+        await machine.clock.sleep_ms(2_500)  # it was due after one second, and takes three
+        assert (await machine.control(0, "DELETE", "/pipelines/p?discard=true")).status == 200
+        await machine.clock.sleep_ms(MINUTE_MS)
+        assert not machine.bucket(BUCKET)
+        assert not machine.disk.files(f"{FOLDER}/spool")
+
+    simulate(story)

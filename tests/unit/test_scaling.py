@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from penstock.base.limits import MIB, SHARDS_MAX
@@ -39,7 +39,10 @@ def settle(bytes_per_s: float, requests_per_s: float = 0.0, start: int = FEWEST,
         for load in loads(shards, bytes_per_s, requests_per_s):
             seen = {name: told for name, told in seen.items() if int(name[1:]) < shards}
             seen[load.shard] = (load, now_ms)
-            shards = wanted_shards(list(seen.values()), shards, FEWEST, now_ms)
+            wanted = wanted_shards(list(seen.values()), shards, FEWEST, now_ms)
+            if wanted != shards:
+                shards = wanted
+                seen.clear()
             story.append(shards)
     return story
 
@@ -85,6 +88,7 @@ def test_a_shard_that_said_nothing_for_long_counts_as_quiet() -> None:
 
 
 @given(st.floats(0, SHARDS_MAX * 1.5), st.integers(FEWEST, SHARDS_MAX))
+@example(2.0625, SHARDS_MAX)
 def test_a_constant_load_converges_and_then_nothing_flaps(load: float, start: int) -> None:
     story = settle(load * SHARD_BYTES_PER_S, start=start)
     steps = [after - before for before, after in pairwise([start, *story])]
@@ -120,3 +124,10 @@ def test_a_meter_tells_the_load_since_its_last_reading() -> None:
     assert meter.read(7, 1_000 + HEARTBEAT_MS) == ShardLoad("s", 1.0, 500.0, 7)
     assert not meter.add(1, 1_001 + HEARTBEAT_MS)
     assert meter.read(0, 1_000 + 2 * HEARTBEAT_MS) == ShardLoad("s", 0.1, 0.1, 0)
+
+
+def test_a_meter_asks_for_one_heartbeat_until_it_is_read() -> None:
+    meter = LoadMeter("s", 0)
+    assert [meter.add(1, HEARTBEAT_MS) for _ in range(3)] == [True, False, False]
+    assert meter.read(0, HEARTBEAT_MS).requests_per_s == 0.3
+    assert [meter.add(1, 2 * HEARTBEAT_MS) for _ in range(2)] == [True, False]

@@ -293,7 +293,7 @@ BATCH_RECORDS_MAX_DEFAULT = 10_000_000
 BATCH_RECORDS_MAX_RANGE = (1, 10_000_000)
 PREFIX_LENGTH_MAX = 512
 #: S3's bound of a key, in bytes of UTF-8.
-KEY_BYTES_MAX = 1_024
+S3_KEY_BYTES_MAX = 1_024
 #: Templates of a file's folder and name, and the name of the field that records are partitioned by.
 TEMPLATE_LENGTH_MAX = 256
 FIELD_NAME_LENGTH_MAX = 256

@@ -47,7 +47,7 @@ def tail(
                 return
     except KeyboardInterrupt:
         return
-    output.progress("The server has ended the tail: it stops, or the pipeline was deleted.")
+    output.progress("The server has ended the tail: it stops, the pipeline was deleted, or the token was revoked.")
 
 
 def _write(line: bytes) -> None:

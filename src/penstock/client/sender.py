@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 
 from isal import igzip
@@ -50,11 +50,13 @@ class Sender:
         parts = deque(split(records, self._settings.body_bytes_max))
         whole = len(parts) == 1
         committed = 0
+        stored: Counter[str] = Counter()
         while parts:
             part = parts[0]
             body = body_of(part)
+            body_key = self._key(key, body, whole)
             try:
-                committed += await self._post(body, self._key(key, body, whole), give_up_ms)
+                committed += await self._post(body, _nth(body_key, stored[body_key]), give_up_ms)
             except PenstockError as error:
                 if isinstance(error, TooLarge) and len(part) > 1:
                     # The server's limit is lower than ours.
@@ -64,6 +66,7 @@ class Sender:
                     continue
                 unsent = [record for part in parts for record in part]
                 raise SendError(error, unsent, pipeline=self.name, committed=committed) from error
+            stored[body_key] += 1
             parts.popleft()
         return committed
 
@@ -94,3 +97,8 @@ class Sender:
 
     def _give_up_ms(self) -> int:
         return self._clock.elapsed_ms() + self._settings.deadline_ms
+
+
+def _nth(key: str, before: int) -> str:
+    """The key of a body that is like `before` others of the same `send`: it is none of them sent again."""
+    return hashlib.sha256(f"{key}\n{before}".encode()).hexdigest() if before else key

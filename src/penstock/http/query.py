@@ -62,7 +62,7 @@ class QueryRoutes:
 def _read_query(body: bytes) -> _Query:
     try:
         query = msgspec.json.decode(body, type=_Query)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Invalid(f'The body must be {{"sql": "SELECT …"}}: {error}.', code=CODE_QUERY) from error
     if not 1 <= query.limit <= RECORDS_QUERY_ROWS_MAX:
         raise Invalid(f"limit must be from 1 to {RECORDS_QUERY_ROWS_MAX}.", code=CODE_QUERY)

@@ -9,15 +9,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 import structlog
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from penstock.base.errors import Invalid, NotFound, Overloaded, PenstockError
+from penstock.base.errors import Forbidden, Invalid, NotFound, Overloaded, PenstockError, Unauthenticated
 from penstock.base.limits import TAIL_FOLLOW_MS, TAIL_KEEP_ALIVE_MS, TAILS_MAX
+from penstock.http.auth import Authenticator
 from penstock.http.control import Endpoint
 from penstock.http.pipelines import BASE, coordinator_by_name
 from penstock.objects import Runtime, Stub
@@ -29,8 +31,9 @@ log = structlog.get_logger("penstock.http")
 
 
 class TailRoutes:
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, authenticator: Authenticator) -> None:
         self._runtime = runtime
+        self._authenticator = authenticator
         self._running = 0
         self._draining = asyncio.Event()
         self.endpoints = [Endpoint("GET", BASE + "/{name}/tail", "pipelines:read", self.tail)]
@@ -44,7 +47,9 @@ class TailRoutes:
         coordinator = await coordinator_by_name(self._runtime, request)
         if self._running >= TAILS_MAX:
             raise Overloaded(f"This executor serves {TAILS_MAX} tails already; end one.", retry_after_s=5)
-        tail = _Tail(self._runtime, coordinator, sample)
+        authorization, name = request.headers.get("authorization"), request.path_params["name"]
+        still_allowed = partial(self._authenticator.require, authorization, "pipelines:read", name)
+        tail = _Tail(self._runtime, coordinator, sample, still_allowed)
         await tail.open_new()
         return _TailResponse(tail, self._draining, self._count)
 
@@ -68,11 +73,15 @@ def _read_sample(request: Request) -> float:
 class _Tail:
     """The streams of all shards that take records, on their way to one client."""
 
-    def __init__(self, runtime: Runtime, coordinator: Stub, sample: float) -> None:
+    def __init__(
+        self, runtime: Runtime, coordinator: Stub, sample: float, still_allowed: Callable[[], Awaitable[None]]
+    ) -> None:
+        """`still_allowed` raises `Unauthenticated` or `Forbidden` when the client's token holds no more."""
         self._shards = runtime.namespace("StreamShard")
         self._clock = runtime.ports.clock
         self._coordinator = coordinator
         self._sample = sample
+        self._still_allowed = still_allowed
         #: Shards whose streams are open; those that nobody reads yet.
         self._open: set[str] = set()
         self._unread: list[tuple[str, Chunks]] = []
@@ -88,7 +97,7 @@ class _Tail:
                 self._open.add(name)
 
     async def run(self, receive: Receive, send: Send, draining: asyncio.Event) -> None:
-        """Until the client goes, the executor drains, or the pipeline is deleted."""
+        """Until the client goes, its token holds no more, the executor drains, or the pipeline is deleted."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._until_gone(receive))
@@ -125,8 +134,9 @@ class _Tail:
                 async with asyncio.timeout(TAIL_FOLLOW_MS / 1000):
                     await self._some_ended.wait()
             try:
+                await self._still_allowed()
                 await self.open_new()
-            except NotFound:
+            except (NotFound, Unauthenticated, Forbidden):
                 raise _Ended from None
             except PenstockError as error:
                 log.info("tail_not_followed", error=error.message)

@@ -286,6 +286,7 @@ class Coordinator(DurableObject[PipelineEnv]):
             list(self._loads.values()), len(names), shard_count(None, self.env.executors), now_ms
         )
         if wanted != len(names):
+            self._loads.clear()  # they were shared by as many as there were
             self._resize(version, wanted)
             await self._push()
 

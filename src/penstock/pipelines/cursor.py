@@ -29,5 +29,5 @@ def read_cursor(text: str, type: type[T], code: int) -> T:
             raise ValueError(f"It has {len(text)} characters.")
         content = urlsafe_b64decode(text.encode("ascii") + b"=" * (-len(text) % 4))
         return msgspec.json.decode(content, type=type)
-    except (ValueError, binascii.Error, msgspec.DecodeError) as error:
+    except (ValueError, binascii.Error, msgspec.DecodeError, RecursionError) as error:
         raise Invalid("cursor must be one that the call before gave; leave it out to begin.", code=code) from error

@@ -37,9 +37,10 @@ def read_piece(reader: OpenReader, first: int, last: int) -> tuple[bytes, int]:
 
 
 class Digest:
-    """The SHA-256 of bytes on their way, of the last time that they were made."""
+    """The SHA-256 of bytes on their way, of the last time that they were made; `expected` where it is known."""
 
-    def __init__(self) -> None:
+    def __init__(self, expected: str | None = None) -> None:
+        self._expected = expected
         self._sha256 = hashlib.sha256()
 
     @property
@@ -47,10 +48,16 @@ class Digest:
         return self._sha256.hexdigest()
 
     def of(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        """Raises `Corrupt` at the end of what is not as expected."""
         self._sha256 = hashlib.sha256()
         for chunk in chunks:
             self._sha256.update(chunk)
             yield chunk
+        if self._expected is not None and self.hex != self._expected:
+            raise Corrupt(
+                f"A file that waited on the disk is damaged (its SHA-256 is {self.hex}, not {self._expected}) and "
+                "is not delivered. Restore it from a backup."
+            )
 
 
 def _plain_chunks(reader: OpenReader, first: int, last: int) -> Iterator[bytes]:

@@ -172,9 +172,18 @@ class Replayer:
             )
             step.skipped.append(Skipped(file.key, message))
             return
-        async with aclosing(plain_pieces(*place)) as pieces:
-            async for reason, number, batch in pieces_of(_letters(pieces), reasons):
-                await self._send(id, batch, _key(file, reason, number))
+        try:
+            async with aclosing(plain_pieces(*place)) as pieces:
+                async for reason, number, batch in pieces_of(_letters(pieces), reasons):
+                    await self._send(id, batch, _key(file, reason, number))
+        except RecursionError:
+            # How deep is too deep depends on the caller's stack: what was taken may not be readable here.
+            message = (
+                "It has a record that is nested too deeply to be read here; those before it may have been sent. "
+                "Compare it with the pipeline's files; send what is missing yourself."
+            )
+            step.skipped.append(Skipped(file.key, message))
+            return
         await stub.replayed(file.segment, file.key, list(reasons))
         step.add(reasons)
         log.info("dead_letters_replayed", pipeline=id, key=file.key, reasons=reasons)

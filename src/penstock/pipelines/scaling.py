@@ -46,12 +46,16 @@ class LoadMeter:
         self._shard = shard
         self._since_ms = now_ms
         self._requests = self._bytes = 0
+        self._is_due = False
 
     def add(self, size: int, now_ms: int) -> bool:
-        """Whether the next heartbeat is due."""
+        """Whether the next heartbeat is due, which is said once: many requests come before the meter is read."""
         self._requests += 1
         self._bytes += size
-        return now_ms - self._since_ms >= HEARTBEAT_MS
+        if self._is_due or now_ms - self._since_ms < HEARTBEAT_MS:
+            return False
+        self._is_due = True
+        return True
 
     def read(self, backlog_bytes: int, now_ms: int) -> ShardLoad:
         """The load since the last reading."""
@@ -59,12 +63,14 @@ class LoadMeter:
         load = ShardLoad(self._shard, self._requests / seconds, self._bytes / seconds, backlog_bytes)
         self._since_ms = now_ms
         self._requests = self._bytes = 0
+        self._is_due = False
         return load
 
 
 def wanted_shards(loads: Sequence[tuple[ShardLoad, int]], current: int, fewest: int, now_ms: int) -> int:
     """The number of shards that is right for these loads, each with when it was told. One more at a time, and one
-    fewer: the next heartbeats show what it changed. Never fewer than `fewest`, unless there are fewer already."""
+    fewer: the next heartbeats show what it changed, and whoever changes it forgets those before. Never fewer than
+    `fewest`, unless there are fewer already."""
     heard = [load for load, at_ms in loads if now_ms - at_ms <= QUIET_MS]
     busy = sum(map(_utilisation, heard))
     if current < SHARDS_MAX and busy > current:

@@ -283,11 +283,11 @@ def _check_keys(layout: Layout) -> None:
                     f"makes names of {len(part.encode())} bytes (with the variables filled in); file systems take "
                     f"{_NAME_BYTES_MAX} at most: shorten filename or filepath",
                 )
-        if len(key.encode()) > limits.KEY_BYTES_MAX:
+        if len(key.encode()) > limits.S3_KEY_BYTES_MAX:
             raise _invalid(
                 "destination.path",
                 f"makes keys of {len(key.encode())} bytes (with the variables filled in); S3 takes "
-                f"{limits.KEY_BYTES_MAX} at most: shorten prefix, filepath or filename",
+                f"{limits.S3_KEY_BYTES_MAX} at most: shorten prefix, filepath or filename",
             )
 
 

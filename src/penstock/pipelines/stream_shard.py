@@ -437,9 +437,9 @@ class StreamShard(DurableObject[PipelineEnv]):
         store = self.ctx.buckets.at(config.s3)
         files = self._ledger.files_of(segment.ulid)
         for file in files:
-            if file.delivered:
+            if file.delivered or self._discarded:
                 continue
-            digest = Digest()
+            digest = Digest(file.sha256)
             chunks = partial(_digested, digest, self._content(config, segment, file))
             size_bytes = await store.put(config.bucket, file.key, chunks)
             self._ledger.delivered(file, size_bytes, digest.hex)
@@ -471,7 +471,8 @@ class StreamShard(DurableObject[PipelineEnv]):
             self.env.spool,
             partial(self.env.offload.run, "bulk"),
         )
-        self._ledger.prepared(segment, files)
+        if not self._discarded:  # meanwhile, and with it the segment
+            self._ledger.prepared(segment, files)
 
     async def _pieces(self, segment: Segment) -> AsyncIterator[bytes]:
         """The segment's NDJSON, in whole rows."""

@@ -132,7 +132,7 @@ class Node:
         self.objects = ObjectRequests(
             self.runtime, application, authenticator, self.guard, limits, self.inflight, ids
         )
-        self._tails = TailRoutes(self.runtime)
+        self._tails = TailRoutes(self.runtime, authenticator)
         self._queries = Queries(
             self.runtime, start_query_process, f"{folder}/queries/{slot}", buckets_folder=f"{folder}/buckets"
         )

@@ -19,14 +19,15 @@ import msgspec
 from penstock.base.errors import Corrupt, NotFound, TooLarge
 from penstock.base.limits import QUERY_COPIED_BYTES_MAX, QUERY_FILES_MAX
 from penstock.objects import Runtime
-from penstock.pipelines.layout import file_key
+from penstock.pipelines.layout import Compression, file_key
 from penstock.pipelines.snapshot import SnapshotFiles, SnapshotHead, SnapshotRows, decode_frames
 from penstock.storage.connection import S3Connection
 from penstock.storage.disk import Disk
 
 #: What means something else than itself in a path that DuckDB is given.
 _PATTERN = re.compile(r"[*?\[\]{}\\]")
-_DEFLATE = ".deflate"
+#: By its name DuckDB knows how a file is compressed. What it does not know is inflated when it is copied.
+_ENDINGS: dict[Compression, str] = {"none": ".json", "gzip": ".gz", "zstd": ".zst", "deflate": ".json"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class Remote:
     s3: S3Connection | None
     bucket: str
     key: str
+    deflated: bool
 
 
 @dataclass(slots=True)
@@ -103,10 +105,12 @@ class Workspace:
 
     def _add_file(self, source: Source, folder: str, head: SnapshotHead, key: str) -> None:
         path = f"{self._buckets_folder}/{head.bucket}/{key}"
-        if head.s3 is not None or key.endswith(_DEFLATE) or _PATTERN.search(key):
-            copy = _PATTERN.sub("_", key.removesuffix(_DEFLATE))
-            path = f"{folder}/copied/{copy}"
-            source.remote[path] = Remote(head.s3, head.bucket, key)
+        compression = head.layout.compression
+        deflated = compression == "deflate"
+        readable = _readable(key, compression)
+        if head.s3 is not None or deflated or readable != key:
+            path = f"{folder}/copied/{readable}"
+            source.remote[path] = Remote(head.s3, head.bucket, key, deflated)
         source.paths.append(path)
 
     async def _add_rows(
@@ -115,7 +119,7 @@ class Workspace:
         """Records are put where their file would be, so that they have the same columns."""
         layout = msgspec.structs.replace(head.layout, compression="none")
         slug = f"live-{number}"
-        key = f"{slug}.json" if head.own_time else _PATTERN.sub("_", file_key(layout, rows.received_ms, slug))
+        key = f"{slug}.json" if head.own_time else _readable(file_key(layout, rows.received_ms, slug), "none")
         path = f"{folder}/{key}"
         if path not in source.live:
             source.live.append(path)
@@ -137,7 +141,7 @@ class Workspace:
     async def _copy(self, path: str, remote: Remote) -> bool:
         ports = self._runtime.ports
         store = ports.buckets if remote.s3 is None else ports.s3.at(remote.s3)
-        inflate = zlib.decompressobj() if remote.key.endswith(_DEFLATE) else None
+        inflate = zlib.decompressobj() if remote.deflated else None
         try:
             async with contextlib.aclosing(store.read(remote.bucket, remote.key)) as pieces:
                 async for piece in pieces:
@@ -181,3 +185,10 @@ def remove_tree(disk: Disk, folder: str) -> None:
         else:
             disk.remove(path)
     disk.remove_dir(folder)
+
+
+def _readable(key: str, compression: Compression) -> str:
+    """`key`, or another, as a name by which DuckDB reads a file of this compression as what it is."""
+    name, ending = _PATTERN.sub("_", key), _ENDINGS[compression]
+    taken_for = next((known for known in (".gz", ".zst") if name.lower().endswith(known)), ".json")
+    return name if taken_for == ending else name + ending
