@@ -55,27 +55,90 @@ _ORIGIN = re.compile(
 )
 
 
+def _said(description: str, **schema: Any) -> Meta:
+    """What clients are told of a field (`http/openapi.py`). The decoder holds nothing of it: that is done here, in
+    words of ours."""
+    return Meta(description=description, extra_json_schema=schema or None)
+
+
 class CompressionSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    type: Compression = "gzip"
+    type: Annotated[Compression, _said("Of files; `deflate` is the zlib format.")] = "gzip"
 
 
 class Path(Struct, frozen=True, forbid_unknown_fields=True):
-    bucket: str
-    prefix: str = ""
+    """Where files go."""
+
+    bucket: Annotated[
+        str,
+        _said(
+            "3 to 63 of a-z, 0-9 and '-', first and last a letter or digit.",
+            pattern=f"^{BUCKET_NAME.pattern}$",
+            examples=["my-bucket"],
+        ),
+    ]
+    prefix: Annotated[
+        str,
+        _said(
+            "Before the folder of each file. Parts between slashes have 1 to 255 bytes; none is `.` or `..` or "
+            "begins with `_dead`; no backslash, no control characters.",
+            maxLength=limits.PREFIX_LENGTH_MAX,
+            examples=["raw/web"],
+        ),
+    ] = ""
     #: Templates (`layout.py`).
-    filename: str | None = None
-    filepath: str | None = None
+    filename: Annotated[
+        str | None,
+        _said(
+            "A template without a slash. Has `${slug}`, a ULID; may have `${extension}` and the variables of "
+            f"`filepath`. Null: `{FILENAME_DEFAULT}`.",
+            maxLength=limits.TEMPLATE_LENGTH_MAX,
+            examples=[FILENAME_DEFAULT],
+        ),
+    ] = None
+    filepath: Annotated[
+        str | None,
+        _said(
+            "A template of the folder, with `${date}`, `${year}`, `${month}`, `${day}`, `${hr}` and `${minute}` "
+            f"in UTC. Null: `{FILEPATH_DEFAULT}`.",
+            maxLength=limits.TEMPLATE_LENGTH_MAX,
+            examples=[FILEPATH_DEFAULT],
+        ),
+    ] = None
 
 
 class Credentials(Struct, frozen=True, forbid_unknown_fields=True):
     """Where the bucket is, if not on this machine. The keys are write-only: an answer has none, and what is sent
     without them keeps those that there are."""
 
-    endpoint: str
-    access_key_id: str | None = None
-    secret_access_key: str | None = None
-    region: str = REGION_DEFAULT
-    path_style: bool = True
+    endpoint: Annotated[
+        str,
+        _said(
+            "URL of a server of the S3 protocol.",
+            pattern="^https?://",
+            maxLength=limits.S3_ENDPOINT_LENGTH_MAX,
+            examples=["https://s3.eu-central-1.amazonaws.com"],
+        ),
+    ]
+    access_key_id: Annotated[
+        str | None,
+        _said(
+            "Printable ASCII without blanks. Needed with a new endpoint.",
+            maxLength=limits.ACCESS_KEY_ID_LENGTH_MAX,
+            writeOnly=True,
+        ),
+    ] = None
+    secret_access_key: Annotated[
+        str | None,
+        _said(
+            "Printable ASCII without blanks. Needed with a new endpoint.",
+            maxLength=limits.SECRET_ACCESS_KEY_LENGTH_MAX,
+            writeOnly=True,
+        ),
+    ] = None
+    region: Annotated[str, _said("Letters, digits and dashes.", maxLength=limits.S3_REGION_LENGTH_MAX)] = (
+        REGION_DEFAULT
+    )
+    path_style: Annotated[bool, _said("Name the bucket in the URL's path; else in its host.")] = True
 
     def __repr__(self) -> str:
         return "Credentials(...)"  # where a value is logged by mistake
@@ -83,37 +146,63 @@ class Credentials(Struct, frozen=True, forbid_unknown_fields=True):
 
 class Destination(Struct, frozen=True, forbid_unknown_fields=True):
     path: Path
-    type: Literal["r2"] = "r2"
-    format: Literal["json"] = "json"
+    type: Annotated[Literal["r2"], _said("Always `r2`, whatever the bucket is.")] = "r2"
+    format: Annotated[Literal["json"], _said("NDJSON.")] = "json"
     batch: BatchHints = BatchHints()
     compression: CompressionSettings = CompressionSettings()
     #: Not ours to know where it is left out: what was there stays. With null the bucket is a folder of this
     #: machine.
-    credentials: Credentials | UnsetType | None = UNSET
+    credentials: Annotated[
+        Credentials | UnsetType | None,
+        _said("Left out: what was there stays, at first nothing. Null: the bucket is a folder of the server."),
+    ] = UNSET
     #: Which field of a record tells the time of its partition; by default it is the time of its arrival.
-    partition_time: PartitionTime | None = None
+    partition_time: Annotated[
+        PartitionTime | None,
+        _said("Which field of a record tells the time of its partition. Null: it is the time of its arrival."),
+    ] = None
 
 
 class Metadata(Struct, frozen=True, forbid_unknown_fields=True):
-    shards: Annotated[int, Meta(ge=1, le=limits.SHARDS_MAX)] | None = None
+    shards: Annotated[
+        Annotated[int, Meta(ge=1, le=limits.SHARDS_MAX)] | None,
+        _said("How many shards take records. Null: by load, at least 2 and one per executor."),
+    ] = None
+
+
+_BOTH_SOURCES = msgspec.to_builtins([HttpSource(), BindingSource()])
+_Answered = Annotated[Any, _said("Of an answer; ignored.", readOnly=True)]
 
 
 class PipelineBody(Struct, frozen=True, forbid_unknown_fields=True):
     """The body of POST and PUT. A PUT may carry what a GET answered, so those fields are let pass."""
 
-    name: str
+    name: Annotated[
+        str,
+        _said(
+            "a-z, A-Z, 0-9 and '-'. It cannot change.",
+            pattern=f"^{_NAME.pattern}$",
+            examples=["my-clickstream"],
+        ),
+    ]
     destination: Destination
     metadata: Metadata = Metadata()
-    source: list[Source] = msgspec.field(default_factory=lambda: [HttpSource(), BindingSource()])
-    transforms: list[TransformRef] = []
-    id: Any = None
-    endpoint: Any = None
-    version: Any = None
-    status: Any = None
-    failure_reason: Any = None
-    paused_since: Any = None
-    backlog: Any = None
-    shards: Any = None
+    source: Annotated[
+        list[Source],
+        _said("`http`, `binding` or both, each once.", minItems=1, maxItems=2, default=_BOTH_SOURCES),
+    ] = msgspec.field(default_factory=lambda: [HttpSource(), BindingSource()])
+    transforms: Annotated[
+        list[TransformRef],
+        _said("What the records go through, in this order.", maxItems=limits.TRANSFORMS_MAX),
+    ] = []
+    id: _Answered = None
+    endpoint: _Answered = None
+    version: _Answered = None
+    status: _Answered = None
+    failure_reason: _Answered = None
+    paused_since: _Answered = None
+    backlog: _Answered = None
+    shards: _Answered = None
 
 
 _decoder = msgspec.json.Decoder(PipelineBody)

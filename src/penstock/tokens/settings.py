@@ -19,12 +19,37 @@ _PIPELINE = re.compile(rf"[a-zA-Z0-9-]{{1,{PIPELINE_NAME_LENGTH_MAX}}}")
 
 
 class TokenBody(Struct, frozen=True, forbid_unknown_fields=True):
-    name: Annotated[str, Meta(min_length=1, max_length=TOKEN_NAME_LENGTH_MAX)]
-    scopes: Annotated[list[Scope], Meta(min_length=1, max_length=len(SCOPES))]
-    pipelines: Annotated[list[str], Meta(min_length=1, max_length=TOKEN_PIPELINES_MAX)] = msgspec.field(
-        default_factory=lambda: [EVERY_PIPELINE]
-    )
-    expires_at: Annotated[datetime, Meta(tz=True)] | None = None
+    name: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            max_length=TOKEN_NAME_LENGTH_MAX,
+            description="What it is for; printable.",
+            examples=["web shop"],
+        ),
+    ]
+    scopes: Annotated[
+        list[Scope],
+        Meta(
+            min_length=1,
+            max_length=len(SCOPES),
+            description="No scope holds another, but `admin`.",
+            examples=[["pipelines:send"]],
+        ),
+    ]
+    pipelines: Annotated[
+        list[str],
+        Meta(
+            min_length=1,
+            max_length=TOKEN_PIPELINES_MAX,
+            description="Pipelines that the `pipelines:` scopes hold for, which need not exist yet, or `*`.",
+            extra_json_schema={"default": [EVERY_PIPELINE]},
+        ),
+    ] = msgspec.field(default_factory=lambda: [EVERY_PIPELINE])
+    expires_at: Annotated[
+        Annotated[datetime, Meta(tz=True)] | None,
+        Meta(description="With an offset, in the future. Null: never.", examples=["2030-01-31T00:00:00Z"]),
+    ] = None
 
 
 class TokenSettings(Struct, frozen=True):
