@@ -33,7 +33,7 @@ class Committed(Struct, frozen=True):
     committed: Annotated[int, Meta(description="Records that are stored, durably.", ge=1)]
 
 
-_RECORD = {"type": "object"}
+_RECORD = {"type": "object", "examples": [{"event": "page_view", "user": "u1"}]}
 _RECORDS: dict[str, Any] = {
     JSON: {"anyOf": [{"type": "array", "minItems": 1, "items": _RECORD}, _RECORD]},
     "application/x-ndjson": {"type": "string", "minLength": 2, "examples": ['{"n":1}\n{"n":2}\n']},

@@ -126,7 +126,7 @@ class NamespaceRoutes:
         ]
 
     async def list_namespaces(self, request: Request) -> Response:
-        """List the classes of objects."""
+        """List classes of objects."""
         page, per_page = _PAGING.read(request)
         known = sorted(self._runtime.namespaces.items())
         shown = known[(page - 1) * per_page : page * per_page]
@@ -139,9 +139,10 @@ class NamespaceRoutes:
         return Namespace(namespace, class_name, class_name, script, use_sqlite=True)
 
     async def list_objects(self, request: Request) -> Response:
-        """List the objects of a class, in the order of their ids.
+        """List objects of a class.
 
-        With `name`, the result is the object of that name, or empty. Nobody is woken by being looked at.
+        They come in the order of their ids. With `name`, the result is the object of that name, or empty. Nobody is
+        woken by being looked at.
         """
         namespace = self._namespace_of(request)
         limit, name, cursor = _LIMIT.read(request), _NAME.read(request), _CURSOR.read(request) or ""
@@ -157,7 +158,10 @@ class NamespaceRoutes:
         return envelope([_answer(description) for description in found], result_info=info)
 
     async def get_object(self, request: Request) -> Response:
-        """Get how an object is, without waking it."""
+        """Get an object.
+
+        How it is; it is not woken for that.
+        """
         namespace, key = self._namespace_of(request), _key_of(request)
         found = await self._inspection.describe(namespace, [key])
         if not found:
@@ -165,9 +169,9 @@ class NamespaceRoutes:
         return envelope(_answer(found[0]))
 
     async def query_object(self, request: Request) -> Response:
-        """Query an object's database with SQL, read-only.
+        """Query an object's database with SQL.
 
-        It ends with 400 after 2 seconds.
+        It is only read, as it is on disk. The query ends with 400 after 2 seconds.
         """
         namespace, key = self._namespace_of(request), _key_of(request)
         query = _read_query(await read_body(request, self._limits))

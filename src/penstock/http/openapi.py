@@ -102,8 +102,9 @@ def document(operations: Sequence[Operation], version: str) -> Json:
                 "token": {
                     "type": "http",
                     "scheme": "bearer",
-                    "description": "`penstock token` on the server's machine prints one that may do everything; "
-                    "others have scopes, which are named at each operation.",
+                    "description": "A token is sent as `Authorization: Bearer <token>`. `penstock token` on the "
+                    "server's machine prints one that may do everything; others have scopes, of which "
+                    "each operation names the one that it needs.",
                 }
             },
             "schemas": {**_COMMON_SCHEMAS, **{name: _clean(schema) for name, schema in sorted(components.items())}},

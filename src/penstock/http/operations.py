@@ -43,11 +43,14 @@ class OperationRoutes:
         ]
 
     async def livez(self, request: Request) -> Response:
-        """Tell whether the process answers at all."""
+        """Check that the process lives.
+
+        It answers at all.
+        """
         return Response("ok\n", media_type=_TEXT)
 
     async def readyz(self, request: Request) -> Response:
-        """Tell whether the process takes work.
+        """Check that the process takes work.
 
         503 while it starts or drains. The executor that the kernel gave the connection to answers for itself.
         """
@@ -56,9 +59,10 @@ class OperationRoutes:
         return Response("not ready\n", 503, media_type=_TEXT, headers={"retry-after": "1"})
 
     async def metrics(self, request: Request) -> Response:
-        """Get the numbers of all executors, in Prometheus' text format.
+        """Get metrics.
 
-        With a token that may read all pipelines there are also those by pipeline.
+        The numbers of all executors, in Prometheus' text format. With a token that may read all pipelines there are
+        also those by pipeline.
         """
         authorization = request.headers.get("authorization")
         if authorization is not None:

@@ -113,9 +113,9 @@ class PipelineRoutes:
         return envelope(_answer(description, request))
 
     async def list_pipelines(self, request: Request) -> Response:
-        """List pipelines, in the order of their names.
+        """List pipelines.
 
-        `results` is the same as `result`.
+        They come in the order of their names. `results` is the same as `result`.
         """
         page, per_page = _PAGING.read(request)
         search = _SEARCH.read(request) or ""
@@ -131,10 +131,11 @@ class PipelineRoutes:
         return envelope(rendered, results=rendered, result_info=info)
 
     async def get_pipeline(self, request: Request) -> Response:
-        """Get a pipeline: its settings and how it is.
+        """Get a pipeline.
 
-        `status` is `paused` while its bucket refuses the key or is not there, or a transform is missing; then
-        `failure_reason` says what to put right. `backlog` is what is stored and in no file yet.
+        Its settings, and how it is. `status` is `paused` while its bucket refuses the key or is not there, or a
+        transform is missing; then `failure_reason` says what to put right. `backlog` is what is stored and in no
+        file yet.
         """
         coordinator = await self._coordinator_by_name(request)
         description: PipelineDescription = await coordinator.describe()
@@ -169,19 +170,20 @@ class PipelineRoutes:
         return envelope(None)
 
     async def list_deployments(self, request: Request) -> Response:
-        """List a pipeline's versions, the newest first.
+        """List a pipeline's versions.
 
-        Each change of settings makes a version with shards of its own. `code_version` is that of the application's
-        code when the version was made, null without transforms.
+        The newest comes first. Each change of settings makes a version with shards of its own. `code_version` is
+        that of the application's code when the version was made, null without transforms.
         """
         coordinator = await self._coordinator_by_name(request)
         deployments: list[Deployment] = await coordinator.deployments()
         return envelope([deployment_answer(deployment) for deployment in deployments])
 
     async def list_shards(self, request: Request) -> Response:
-        """List a pipeline's shards, and what waits in them.
+        """List a pipeline's shards.
 
-        If a shard's executor does not answer, `reachable` is false and all that follows is left out.
+        With what waits in them. If a shard's executor does not answer, `reachable` is false and all that follows is
+        left out.
         """
         coordinator = await self._coordinator_by_name(request)
         shards: list[ShardDescription] = await coordinator.shards()

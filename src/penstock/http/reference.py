@@ -36,11 +36,17 @@ class ReferenceRoutes:
         ]
 
     async def get_openapi(self, request: Request) -> Response:
-        """Get this description of the API."""
+        """Get this description of the API.
+
+        An OpenAPI 3.1 document.
+        """
         return Response(json.encode(self._made()), media_type="application/json")
 
     async def get_docs(self, request: Request) -> Response:
-        """Read this description of the API, as a page."""
+        """Read this description of the API.
+
+        The same as a page for people.
+        """
         headers = {"content-security-policy": _CONTENT_POLICY}
         return Response(page(self._made(), str(request.base_url).rstrip("/")), media_type=_HTML, headers=headers)
 

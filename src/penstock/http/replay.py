@@ -82,9 +82,9 @@ class ReplayRoutes:
         ]
 
     async def replay_dead_letters(self, request: Request) -> Response:
-        """Do one step of sending dead letters again.
+        """Replay a pipeline's dead letters.
 
-        A step is 100 files or 5 seconds.
+        Does one step of sending them again. A step is 100 files or 5 seconds.
         """
         id = await find_pipeline(self._runtime, request)
         body = _parsed(await read_body(request, self._limits))

@@ -52,11 +52,11 @@ class TailRoutes:
         self._draining.set()
 
     async def tail_records(self, request: Request) -> Response:
-        """Watch records while they come, as NDJSON without an end.
+        """Watch records while they come.
 
-        A line is `{"record":…}` with a record as it came, `{"dropped":3}` for records that came faster than they
-        were read, or empty, every 10 seconds. The answer ends when the executor drains or the pipeline is deleted.
-        Watching takes no record away and holds nothing up.
+        The answer is NDJSON without an end. A line is `{"record":…}` with a record as it came, `{"dropped":3}` for
+        records that came faster than they were read, or empty, every 10 seconds. The answer ends when the executor
+        drains or the pipeline is deleted. Watching takes no record away and holds nothing up.
         """
         sample = _SAMPLE.read(request)
         coordinator = await coordinator_by_name(self._runtime, request)

@@ -79,7 +79,10 @@ class TokenRoutes:
         return response
 
     async def list_tokens(self, request: Request) -> Response:
-        """List tokens, the oldest first."""
+        """List tokens.
+
+        The oldest comes first.
+        """
         page, per_page = _PAGING.read(request)
         found: TokenPage = await self._registry().list(
             request.path_params["account"], (page - 1) * per_page, per_page

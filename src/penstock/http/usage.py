@@ -82,7 +82,10 @@ class UsageRoutes:
         ]
 
     async def get_usage(self, request: Request) -> Response:
-        """Get what a pipeline took in and gave out since it was made, of all its versions."""
+        """Get a pipeline's usage.
+
+        What it took in and gave out since it was made, of all its versions.
+        """
         coordinator = await coordinator_by_name(self._runtime, request)
         description: PipelineDescription = await coordinator.describe()
         usage: PipelineUsage = await coordinator.usage()

@@ -49,10 +49,10 @@ class VerificationRoutes:
         ]
 
     async def verify_pipeline(self, request: Request) -> Response:
-        """Do one step of proving that each record is in exactly one file.
+        """Verify a pipeline.
 
-        A step is 200 segments or 5 seconds, and a file. A bucket that is not there, or refuses the key, is a 400;
-        one that does not answer a 503.
+        Does one step of proving that each record is in exactly one file. A step is 200 segments or 5 seconds, and a
+        file. A bucket that is not there, or refuses the key, is a 400; one that does not answer a 503.
         """
         id = await find_pipeline(self._runtime, request)
         deep, text = _DEEP.read(request), _CURSOR.read(request)
