@@ -137,9 +137,7 @@ def object_operations() -> list[Operation]:
         answers=[
             Answer(
                 status=None,
-                description="What the object's `fetch` answers: any status from 200 to 599.",
-                type={},
-                media_type="*/*",
+                description="What the object's `fetch` answers: any status from 200 to 599, any content or none.",
                 envelope="none",
             )
         ],

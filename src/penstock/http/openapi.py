@@ -197,7 +197,7 @@ def _parameter(parameter: Parameter) -> Json:
 def _answer(answer: Answer, schemas: _Schemas) -> Json:
     described: Json = {"description": answer.description, "headers": _headers(answer.status)}
     if answer.envelope == "none":
-        if answer.status != 204:
+        if answer.status not in (None, 204):
             schema = {"type": "string"} if answer.type is None else schemas.of(answer.type)
             described["content"] = {answer.media_type: {"schema": schema}}
         return described

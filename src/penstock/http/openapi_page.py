@@ -164,37 +164,40 @@ class _Page:
             self._document["components"]["responses"].items(), key=lambda p: statuses[p[0]]
         ):
             headers = " ".join(f"<code>{escape(header)}</code>" for header in response["headers"])
-            [shape, *_] = [media["schema"] for media in response["content"].values()]
             rows.append(
                 f"<tr id='{escape(name)}'><td><b>{statuses[name]}</b> {escape(name)}"
-                f"<td>{_inline(response['description'])}<td>{headers}<details><summary>fields</summary>"
-                f"<table>{self._fields(shape)}</table></details>"
+                f"<td>{_inline(response['description'])}<td>{headers}"
             )
-        return f"<h2 id=errors>Errors</h2><table class=wide>{''.join(rows)}</table>"
+        shapes = "".join(
+            f"<h4>{escape(schema['description'])}</h4><table>{self._fields(schema)}</table>"
+            for schema in map(self._document["components"]["schemas"].get, ("Error", "IngestError"))
+        )
+        return f"<h2 id=errors>Errors</h2>{shapes}<table class=wide>{''.join(rows)}</table>"
 
     # -- schemas ------------------------------------------------------------------------------------------
 
-    def _fields(self, schema: Json, depth: int = 0) -> str:
-        """The rows of what an object has, with the objects in it."""
-        return "".join(
-            self._row(name, part, required=name in shape.get("required", ()), depth=depth)
-            for shape in self._objects(schema)
-            for name, part in shape.get("properties", {}).items()
-            if not part.get("readOnly")
-        )
+    def _fields(self, schema: Json, above: str = "", depth: int = 0) -> str:
+        """Rows of what an object has and of what is in that, by dotted names."""
+        rows = []
+        for shape in self._objects(schema):
+            for name, part in shape.get("properties", {}).items():
+                if not part.get("readOnly"):
+                    rows.append(self._row(name, part, required=name in shape.get("required", ()), above=above))
+                    if depth < _DEPTH_MAX:
+                        many = "[]" if "items" in self._resolved(part) else ""
+                        rows.append(self._fields(part, f"{above}{name}{many}.", depth + 1))
+        return "".join(rows)
 
-    def _row(self, name: str, schema: Json, *, required: bool, place: str = "", depth: int = 0) -> str:
+    def _row(self, name: str, schema: Json, *, required: bool, place: str = "", above: str = "") -> str:
         notes = ["<b>required</b>"] if required and place != "path" else []
         notes += [f"in the {place}"] if place else []
         default = schema.get("default")
         if default is not None and not isinstance(default, (dict, list)):
             notes.append(f"default <code>{escape(_json(default))}</code>")
-        fields = self._fields(schema, depth + 1) if depth < _DEPTH_MAX else ""
-        nested = f"<details><summary>fields</summary><table>{fields}</table></details>" if fields else ""
         return (
-            f"<tr><td><code>{escape(name)}</code><td>{self._words(schema)}"
+            f"<tr><td><code><small>{escape(above)}</small>{escape(name)}</code><td>{self._words(schema)}"
             f"{''.join(f'<i>{note}</i>' for note in notes)}"
-            f"<td>{_inline(schema.get('description') or self._resolved(schema).get('description', ''))}{nested}"
+            f"<td>{_inline(schema.get('description') or self._resolved(schema).get('description', ''))}"
         )
 
     def _objects(self, schema: Json) -> list[Json]:
@@ -209,14 +212,14 @@ class _Page:
     def _words(self, schema: Json) -> str:
         """A schema in a few words: its type and its bounds."""
         schema = self._resolved(schema)
-        if "anyOf" in schema:
-            return " or ".join(dict.fromkeys(filter(None, map(self._words, schema["anyOf"]))))
         if "const" in schema:
             return f"<code>{escape(_json(schema['const']))}</code>"
         if "enum" in schema:
             return " ".join(f"<code>{escape(_json(value))}</code>" for value in schema["enum"])
         words = [str(schema.get("type", ""))]
-        if words == ["array"]:
+        if "anyOf" in schema:
+            words = [" or ".join(dict.fromkeys(filter(None, map(self._words, schema["anyOf"]))))]
+        elif words == ["array"]:
             of = self._words(schema.get("items", {}))
             words = [f"list of {of}" if of else "list"]
         words += [text.format(f"{schema[bound]:,}") for bound, text in _BOUNDS.items() if bound in schema]

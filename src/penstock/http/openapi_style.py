@@ -31,7 +31,8 @@ code,pre{font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
 code{background:var(--code);border-radius:3px;padding:.05rem .25rem;overflow-wrap:anywhere}
 pre{margin:.4rem 0;padding:.7rem .9rem;background:var(--code);border-radius:6px;overflow:auto}
 table{width:100%;border-collapse:collapse;font-size:13.5px}td{padding:.3rem .6rem .3rem 0;vertical-align:top;
-border-top:1px solid var(--line)}td:first-child{width:24%}td:nth-child(2){width:26%;color:var(--soft)}
+border-top:1px solid var(--line)}td:first-child{width:32%}td:nth-child(2){width:26%;color:var(--soft)}
+td small{font-size:12px}
 td i{display:block;font-style:normal;font-size:12px}
 details{margin:.15rem 0}summary{cursor:pointer}section>details>summary{font-size:13.5px}
 b{font-variant-numeric:tabular-nums}.errors{font-size:13.5px}
