@@ -85,12 +85,15 @@ class Stage:
             }
             id = self.ask("POST", "/pipelines", settings)["id"]
             self.pipeline_ids.append(id)
-            self.server.request("POST", f"/ingest/{id}", b'[{"n":1},{"n":2}]', Authorization=f"Bearer {self.token}")
+            self.server.request(
+                "POST", f"/ingest/{id}", b'[{"n":1},{"n":2},{"n":3}]', Authorization=f"Bearer {self.token}"
+            )
         self.server.request("GET", "/objects/Open/a/")
         base = "/workers/durable_objects/namespaces"
         self.object_keys = {
             namespace["id"]: [found["id"] for found in self.ask("GET", f"{base}/{namespace['id']}/objects?limit=3")]
             for namespace in self.ask("GET", base)
+            if namespace["id"] in ("Open", "Silent", "Registry", "TokenRegistry")
         }
 
 

@@ -79,7 +79,7 @@ class BatchHints(Struct, frozen=True, forbid_unknown_fields=True):
 class TransformRef(Struct, frozen=True, forbid_unknown_fields=True):
     """A transform of the application, by the name it has there."""
 
-    name: str
+    name: Annotated[str, Meta(description="That of `@app.transform`.", examples=["clean"])]
 
 
 class PipelineSettings(Struct, frozen=True):
