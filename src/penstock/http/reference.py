@@ -8,7 +8,7 @@ from msgspec import json
 from starlette.requests import Request
 from starlette.responses import Response
 
-import penstock
+from penstock.base.version import installed_version
 from penstock.http.control import Endpoint
 from penstock.http.description import Answer, Operation, plain
 from penstock.http.openapi import Json, document
@@ -52,5 +52,5 @@ class ReferenceRoutes:
 
     def _made(self) -> Json:
         if self._document is None:
-            self._document = document(self._operations(), penstock.__version__)
+            self._document = document(self._operations(), installed_version())
         return self._document

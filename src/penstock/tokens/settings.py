@@ -61,6 +61,9 @@ class TokenSettings(Struct, frozen=True):
 
 _decoder = msgspec.json.Decoder(TokenBody)
 
+#: With an offset a time may be later than any that can be told in UTC.
+_YEAR_10000_MS = 253_402_300_800_000
+
 #: What each field must be, in the words of an error.
 _MUST_BE = {
     "": "The token's settings must be a JSON object.",
@@ -91,8 +94,8 @@ def parse_token(body: bytes, now_ms: int) -> TokenSettings:
     expires_at_ms = None
     if asked.expires_at is not None:
         expires_at_ms = _ms(asked.expires_at)
-        if expires_at_ms <= now_ms:
-            raise _invalid("expires_at", "must be in the future")
+        if not now_ms < expires_at_ms < _YEAR_10000_MS:
+            raise _invalid("expires_at", "must be in the future, and before the year 10000 in UTC")
     return TokenSettings(asked.name, Grants(asked.scopes, asked.pipelines, expires_at_ms))
 
 
