@@ -10,9 +10,9 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from penstock.base.clock import rfc3339
 from penstock.pipelines.coordinator import Deployment, ShardDescription
 from penstock.pipelines.layout import FILENAME_DEFAULT, FILEPATH_DEFAULT
+from penstock.pipelines.pipeline_body import CompressionSettings, Metadata
 from penstock.pipelines.preparation import PartitionTime
 from penstock.pipelines.settings import BatchHints, PipelineDescription, PipelineSettings, Source, TransformRef
-from penstock.pipelines.settings_body import CompressionSettings, Metadata
 
 Time = Annotated[str, Meta(description="RFC 3339, in UTC.", extra_json_schema={"format": "date-time"})]
 

@@ -24,12 +24,12 @@ from penstock.http.pipeline_answers import (
 )
 from penstock.objects import Runtime, Stub
 from penstock.pipelines.coordinator import Deployment, ShardDescription
+from penstock.pipelines.pipeline_body import PipelineBody
 from penstock.pipelines.registry import REGISTRY, Page
 from penstock.pipelines.settings import PipelineDescription, PipelineSettings
 from penstock.pipelines.settings_body import (
     CODE_INVALID_NAME,
     CODE_INVALID_SETTINGS,
-    PipelineBody,
     check_name,
     parse_settings,
 )
