@@ -208,11 +208,13 @@ class Host:
 class World:
     """`env` is what the classes are registered with: a place where objects leave traces for the test."""
 
-    def __init__(self, loop: VirtualLoop, classes: tuple[type[DurableObject[Any]], ...], executors: int) -> None:
+    def __init__(
+        self, loop: VirtualLoop, classes: tuple[type[DurableObject[Any]], ...], executors: int, env: Any = None
+    ) -> None:
         self.loop = loop
         self.classes = classes
         self.executors = executors
-        self.env = SimpleNamespace(log=[])
+        self.env: Any = SimpleNamespace(log=[]) if env is None else env
         self.clock = SimClock(loop)
         self.disk = SimDisk(seeded_rng(1))
         self.locks: dict[str, Mount] = {}
@@ -271,11 +273,13 @@ def run(
     main: Callable[[World], Awaitable[T]],
     *classes: type[DurableObject[Any]],
     executors: int = 1,
+    env: Any = None,
 ) -> T:
-    """Run `main` in a new world whose executors have started. A task of theirs that fails fails the test."""
+    """Run `main` in a new world whose executors have started; classes are registered with `env`, or with a log. A
+    task of theirs that fails fails the test."""
 
     async def live(loop: VirtualLoop) -> T:
-        world = World(loop, classes, executors)
+        world = World(loop, classes, executors, env)
         for slot in range(executors):
             await world.start(slot)
         result = await main(world)

@@ -24,6 +24,8 @@ CALL_BYTES_MAX = FRAME_BYTES_MAX - 64 * KIB
 WAL_BYTES_MAX_DEFAULT = 32 * MIB
 #: Upper bound of `body_bytes_max`.
 BODY_BYTES_LIMIT = FRAME_BYTES_MAX - 1 * MIB
+#: Upper bound of `queue_concurrency_max`, and of what one consumer's settings may ask for.
+CONCURRENCY_LIMIT = 1_000
 #: Lower bound of `transform_memory_bytes_max`: what the process has mapped before the application does anything.
 TRANSFORM_MEMORY_BYTES_MIN = 512 * MIB
 
@@ -53,6 +55,10 @@ class Limits:
     #: The address space of each process that runs transforms, of which an executor has one; 0 is no limit. Well
     #: above what such a process really uses: libraries reserve addresses that they never touch.
     transform_memory_bytes_max: int = 4 * GIB
+    #: Bytes of messages that a queue keeps, in all its storage shards together. Cloudflare Queues: 25 GB, decimal.
+    queue_backlog_bytes_max: int = 25_000_000_000
+    #: Batches of one consumer handled at once, unless its own settings say less. Cloudflare Queues: 250.
+    queue_concurrency_max: int = 250
 
     def __post_init__(self) -> None:
         """Raises `Invalid` for what cannot hold."""
@@ -65,6 +71,10 @@ class Limits:
             raise Invalid(
                 f"transform_memory_bytes_max is {self.transform_memory_bytes_max}; it must be 0 (no limit) or "
                 f"{TRANSFORM_MEMORY_BYTES_MIN} at least, which the process itself takes."
+            )
+        if not 1 <= self.queue_concurrency_max <= CONCURRENCY_LIMIT:
+            raise Invalid(
+                f"queue_concurrency_max is {self.queue_concurrency_max}; it must be from 1 to {CONCURRENCY_LIMIT}."
             )
 
 
@@ -374,10 +384,32 @@ SHARD_KEYS_EXPIRED_SLICE = 4
 #: Stored requests of which an executor has yet to tell their keys. It drops more; a retry then asks the shard.
 IDEMPOTENCY_NOTES_MAX = 1_000
 
+#: Queues: the ranges of Cloudflare's API, where it has them.
+QUEUES_MAX = 10_000
+QUEUE_NAME_LENGTH_MAX = 63
+#: Of one queue that takes more than one. Each has a row for every message that it was given and is not done with.
+CONSUMERS_MAX = 16
+#: Of a message that is sent, and of one that is retried.
+DELAY_S_MAX = 86_400
+RETENTION_S_RANGE = (60, 1_209_600)
+DEDUP_WINDOW_S_MAX = 86_400
+CONSUMER_BATCH_MESSAGES_RANGE = (1, 100)
+CONSUMER_RETRIES_MAX = 100
+CONSUMER_WAIT_MS_MAX = 60_000
+VISIBILITY_TIMEOUT_MS_RANGE = (1, 43_200_000)
+#: What the answer to one HTTP push may take: Cloudflare lets a consumer run for 15 minutes.
+PUSH_TIMEOUT_MS_RANGE = (100, 900_000)
+#: What clients and proxies commonly take; and the longest that a script's name may be at Cloudflare.
+PUSH_URL_LENGTH_MAX = 2_048
+SCRIPT_NAME_LENGTH_MAX = 255
+#: A signing secret that a user brings: Standard Webhooks asks for 24 to 64 bytes, in base64 with a prefix.
+PUSH_SECRET_LENGTH_MAX = 128
+
 #: Tokens with scopes. An operator makes them by hand; every one is a row of one object.
 TOKENS_MAX = 10_000
 TOKEN_NAME_LENGTH_MAX = 100
 TOKEN_PIPELINES_MAX = 100
+TOKEN_QUEUES_MAX = 100
 #: Tokens that one executor remembers, and as many that there are not: about 300 bytes each.
 TOKENS_CACHED_MAX = 10_000
 #: How long what is known of a token is trusted without asking again: so long a revoked token may still work.
@@ -398,3 +430,23 @@ CLIENT_REQUESTS_MAX = 4
 CLIENT_ANSWER_BYTES_MAX = 1 * MIB
 #: An idempotency key that a user of the client chooses.
 CLIENT_KEY_LENGTH_MAX = 128
+
+#: Queues. Ids and keys that a storage shard remembers, at about 60 bytes each: 90 a second for a day.
+QUEUE_RECOGNISED_MAX = 8_000_000
+#: How long dead letters and what is redriven are recognised when they come again after a crash.
+QUEUE_MOVED_WINDOW_MS = 24 * 3_600_000
+#: How long one call may wait for messages: well below `CALL_TIMEOUT_MS`.
+QUEUE_WAIT_MS_MAX = 20_000
+#: Calls that wait for messages of one consumer at one storage shard.
+QUEUE_WAITERS_MAX = 1_000
+#: Messages of one batch (Cloudflare: 100).
+QUEUE_BATCH_MESSAGES_MAX = 100
+#: Messages that are deleted in one step, while others wait: a few milliseconds.
+QUEUE_SLICE_MESSAGES = 1_000
+#: A storage shard that has work, and nobody to take it, looks after it this often at the least.
+QUEUE_TICK_MS = 5_000
+#: Consumer shards are told that there is work this often at the most.
+QUEUE_RING_MS = 1_000
+#: Dead letters that are moved at once, and the bound of the wait after a failure.
+QUEUE_DEAD_BATCH = 100
+QUEUE_DEAD_RETRY_MS_MAX = 60_000

@@ -10,7 +10,7 @@ and to the relay, and the output gate opens when the relay says so.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import apsw
 
@@ -69,6 +69,18 @@ class Committer:
             return self.database.execute(sql, parameters)
         except PenstockError as error:
             # SQLite may have rolled back the whole transaction, with the writes of others that wait at the gate.
+            self.break_with(error)
+            raise
+
+    def execute_many(self, sql: str, rows: Sequence[tuple[SqlValue, ...]]) -> None:
+        """Run a statement of ours once for each of `rows`, as `execute` does."""
+        if self.broken is not None:
+            raise self.broken
+        try:
+            if not self._commit_due:
+                self._begin()
+            self.database.execute_many(sql, rows)
+        except PenstockError as error:
             self.break_with(error)
             raise
 

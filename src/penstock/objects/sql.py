@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import apsw
@@ -240,10 +240,12 @@ class SystemSql:
     """As `ctx.storage.sql`, for classes that are part of Penstock: without the sandbox and its limits, and so with
     rows of any size. Not for the same object as `ctx.storage.sql`."""
 
-    __slots__ = ("_execute",)
+    __slots__ = ("_execute", "exec_many")
 
     def __init__(self, storage: SystemStorage) -> None:
         self._execute: Callable[[str, tuple[SqlValue, ...]], apsw.Cursor] = storage.committer.execute
+        #: Run one statement for each row of bindings. Raises as `exec`.
+        self.exec_many: Callable[[str, Sequence[tuple[SqlValue, ...]]], None] = storage.committer.execute_many
 
     def exec(self, query: str, *bindings: SqlValue) -> Rows:
         """Run statements. Raises what SQLite raises, and `StorageFull` when the disk is full: the object then

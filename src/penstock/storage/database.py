@@ -27,7 +27,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import posixpath
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import apsw
@@ -216,6 +216,16 @@ class Database:
         self._is_ours = True
         try:
             return self._connection.execute(sql, parameters)
+        except _DISK_ERRORS as error:
+            raise translate(error, self._path) from error
+        finally:
+            self._is_ours = False
+
+    def execute_many(self, sql: str, rows: Sequence[tuple[SqlValue, ...]]) -> None:
+        """As `execute`, once for each of `rows`; what they give is dropped."""
+        self._is_ours = True
+        try:
+            self._connection.executemany(sql, rows)
         except _DISK_ERRORS as error:
             raise translate(error, self._path) from error
         finally:

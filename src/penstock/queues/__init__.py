@@ -1,0 +1,1 @@
+"""Queues: messages in, kept, and delivered to consumers at least once."""
