@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, structs
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -74,7 +73,7 @@ class TokenRoutes:
         """
         settings = parse_token(await read_body(request, self._limits), self._clock.now_ms())
         made: NewToken = await self._registry().create(request.path_params["account"], settings)
-        response = envelope(MadeToken(**_fields(made.description), token=made.secret))
+        response = envelope(MadeToken(**structs.asdict(_answer(made.description)), token=made.secret))
         response.headers["cache-control"] = "no-store"
         return response
 
@@ -88,7 +87,7 @@ class TokenRoutes:
             request.path_params["account"], (page - 1) * per_page, per_page
         )
         info = PageInfo(page, per_page, len(found.tokens), found.total)
-        return envelope([Token(**_fields(token)) for token in found.tokens], result_info=info)
+        return envelope([_answer(token) for token in found.tokens], result_info=info)
 
     async def revoke_token(self, request: Request) -> Response:
         """Revoke a token.
@@ -102,16 +101,16 @@ class TokenRoutes:
         return self._runtime.namespace("TokenRegistry").get_by_name(TOKEN_REGISTRY)
 
 
-def _fields(token: TokenDescription) -> dict[str, Any]:
+def _answer(token: TokenDescription) -> Token:
     expires_at_ms = token.grants.expires_at_ms
-    return {
-        "id": token.id,
-        "name": token.name,
-        "scopes": token.grants.scopes,
-        "pipelines": token.grants.pipelines,
-        "created_at": _time(token.created_ms),
-        "expires_at": None if expires_at_ms is None else _time(expires_at_ms),
-    }
+    return Token(
+        id=token.id,
+        name=token.name,
+        scopes=token.grants.scopes,
+        pipelines=token.grants.pipelines,
+        created_at=_time(token.created_ms),
+        expires_at=None if expires_at_ms is None else _time(expires_at_ms),
+    )
 
 
 def _time(ms: int) -> str:
