@@ -182,7 +182,8 @@ class Run:
 def aims(stage: Stage) -> st.SearchStrategy[Mapping[str, Any]]:
     """Names and ids of what there is; empty for none of them."""
     keys = [key for found in stage.object_keys.values() for key in found]
-    places = [("Silent", keys[0]), *((space, key) for space, found in stage.object_keys.items() for key in found)]
+    # What comes first is drawn most often.
+    places = [*((space, key) for space, found in stage.object_keys.items() for key in found), ("Silent", keys[0])]
     there_is = st.builds(
         lambda name, id, place, class_name: {
             "account": stage.account,
@@ -225,7 +226,7 @@ def fuzz(run: Run, operation: Any, cases: int) -> None:
         strategy(operation),
         st.sampled_from(["admin"] * 7 + ["reader", "nobody", "as generated"]),
         aims(run.stage),
-        st.one_of(st.none(), sql, sql),
+        st.one_of(sql, sql, st.none()),
     )
     def send(case: schemathesis.Case, who: str, aim: Mapping[str, Any], sql: str | None) -> None:
         run.send(case, who, aim, sql)
@@ -242,8 +243,9 @@ def test_g3_every_answer_of_the_api_is_one_that_its_document_tells_of(tmp_path: 
         operations = [found.ok() for found in schema.get_all_operations()]
         run = Run(there)
         for operation in operations:
-            there.set()
             fuzz(run, operation, max(api_cases // len(operations), 5))
+            if operation.method.upper() not in ("GET", "HEAD", "OPTIONS"):
+                there.set()
         report = run.report()
         print(report)
         assert not run.problems, report
