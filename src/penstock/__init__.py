@@ -107,12 +107,9 @@ if not TYPE_CHECKING:
         # Looked up when somebody asks: the command imports this package too, and has to be quick without the
         # runtime; and reading the installed metadata takes longer than starting a process does.
         if name == "__version__":
-            from importlib.metadata import PackageNotFoundError, version
+            from penstock.base.version import installed_version
 
-            try:
-                return version("penstock")
-            except PackageNotFoundError:
-                return "0+source"  # run from a source tree that is not installed
+            return installed_version()
         if name in __all__:
             from importlib import import_module
 

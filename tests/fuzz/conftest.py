@@ -9,11 +9,17 @@ import structlog
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Known when the folder is named: `pytest tests/fuzz --fuzz-cases 100000`."""
     parser.addoption("--fuzz-cases", type=int, help="send so many requests; default 2,000")
+    parser.addoption("--api-cases", type=int, help="send so many requests to all of the API; default 700")
 
 
 @pytest.fixture
 def cases(request: pytest.FixtureRequest) -> int:
     return int(request.config.getoption("--fuzz-cases", default=None) or 2_000)
+
+
+@pytest.fixture
+def api_cases(request: pytest.FixtureRequest) -> int:
+    return int(request.config.getoption("--api-cases", default=None) or 700)
 
 
 @pytest.fixture(autouse=True)

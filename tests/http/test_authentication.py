@@ -15,7 +15,7 @@ from penstock.http.control import Endpoint
 from .conftest import MakeFace
 from .harness import ACCOUNT, PIPELINES, TOKEN, Answer, Face
 
-PUBLIC = {"/livez", "/readyz", "/metrics"}
+PUBLIC = {"/livez", "/readyz", "/metrics", "/openapi.json", "/docs"}
 WITH_HTTP_TOKEN = [{"type": "http", "authentication": True}]
 
 

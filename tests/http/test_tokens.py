@@ -83,6 +83,10 @@ def test_what_is_asked_for_is_what_is_described(face: Face) -> None:
         ({"expires_at": "tomorrow"}, "expires_at must be a time with an offset"),
         ({"expires_at": "2999-01-01T00:00:00"}, "expires_at must be a time with an offset"),
         ({"expires_at": "2001-01-01T00:00:00Z"}, "expires_at must be in the future"),
+        (
+            {"expires_at": "9999-12-31T23:59:59-01:00"},
+            "expires_at must be in the future, and before the year 10000",
+        ),
         ({"scope": "admin"}, "scope is not known; a token may have name, scopes, pipelines and expires_at"),
     ],
 )

@@ -11,9 +11,9 @@ from msgspec import json as msgjson
 
 from penstock.base.errors import Invalid
 from penstock.base.rng import seeded_rng
-from penstock.http.pipelines import _rendered_settings
+from penstock.http.pipeline_answers import pipeline_answer
 from penstock.pipelines.layout import file_key
-from penstock.pipelines.settings import PipelineSettings
+from penstock.pipelines.settings import PipelineDescription, PipelineSettings
 from penstock.pipelines.settings_body import parse_settings
 from penstock.storage.connection import S3Connection, S3Credentials, connect
 from penstock.storage.secrets import SecretKey, Secrets
@@ -127,10 +127,9 @@ bodies = st.fixed_dictionaries(
 @given(bodies)
 def test_what_a_get_shows_can_be_put_and_changes_nothing(body: dict[str, Any]) -> None:
     settings = parse(body)
-    shown = _rendered_settings(settings)
-    assert b"canary" not in msgjson.encode(shown)
-    answer = {"id": "x", "name": settings.name, "version": 1, "endpoint": "http://x", "status": "running", **shown}
-    assert parse(answer, settings) == settings
+    shown = msgjson.encode(pipeline_answer(PipelineDescription("x", 1, settings), "http://x"))
+    assert b"canary" not in shown
+    assert parse(msgjson.decode(shown) | {"status": "running"}, settings) == settings
 
 
 @given(bodies)

@@ -4,7 +4,9 @@ API."""
 from __future__ import annotations
 
 from penstock.http.asgi import Receive, Scope, Send
+from penstock.http.asgi_operations import ingest_operations, object_operations
 from penstock.http.control import Control
+from penstock.http.description import Operation
 from penstock.http.ingest import Ingest
 from penstock.http.objects import PREFIX, ObjectRequests
 
@@ -17,6 +19,15 @@ class App:
         self.ingest = ingest
         self.objects = objects
         self.control = control
+
+    @property
+    def operations(self) -> list[Operation]:
+        """All that it serves."""
+        return [
+            *ingest_operations(self.ingest.limits),
+            *(endpoint.operation for endpoint in self.control.endpoints),
+            *object_operations(),
+        ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

@@ -7,8 +7,8 @@ enforces before the handler sees anything.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any
 
 import structlog
 from msgspec import json
@@ -24,13 +24,24 @@ from penstock.base.errors import Internal, Invalid, PenstockError, TooLarge
 from penstock.base.limits import Limits
 from penstock.base.request_id import bind_request_id
 from penstock.http.auth import Authenticator, require_cover, require_scope
+from penstock.http.description import (
+    JSON,
+    Answer,
+    Operation,
+    Policy,
+    Tag,
+    frame_errors,
+    path_parameters,
+    query_parameters,
+    words_of,
+)
 from penstock.http.errors import headers_of, public, status_of
+from penstock.http.parameters import Paging, QueryParameter
 from penstock.http.request_id import RequestIds
 from penstock.tokens.grants import Grants, Scope
 
 log = structlog.get_logger("penstock.http")
 
-Policy = Literal["public"] | Scope
 Handler = Callable[[Request], Awaitable[Response]]
 
 #: Cloudflare's code for a path that leads nowhere.
@@ -48,6 +59,39 @@ class Endpoint:
     policy: Policy
     handler: Handler
     names_in_body: bool = False
+    #: For the reference (`openapi.py`), which also takes the handler's name and its docstring: of the query, the
+    #: body, the result in the envelope and the `result_info` beside it, and what the handler raises itself.
+    tag: Tag = field(kw_only=True)
+    query: Sequence[QueryParameter | Paging] = field(default=(), kw_only=True)
+    body: Any = field(default=None, kw_only=True)
+    result: Any = field(default=None, kw_only=True)
+    info: Any = field(default=None, kw_only=True)
+    errors: tuple[type[PenstockError], ...] = field(default=(), kw_only=True)
+    #: Instead of one with the result, where it is not in the envelope.
+    answers: tuple[Answer, ...] = field(default=(), kw_only=True)
+    #: It is public, and tells more to whoever sends a token with this scope.
+    more_with: Scope | None = field(default=None, kw_only=True)
+
+    @property
+    def operation(self) -> Operation:
+        summary, text = words_of(self.handler)
+        framed = frame_errors(
+            self.more_with or self.policy, self.path, query=bool(self.query), body=self.body is not None
+        )
+        return Operation(
+            id=self.handler.__name__,
+            tag=self.tag,
+            method=self.method,
+            path=self.path,
+            policy=self.more_with or self.policy,
+            token_optional=self.more_with is not None,
+            summary=summary,
+            text=text,
+            parameters=[*path_parameters(self.path), *query_parameters(self.query)],
+            body={JSON: self.body} if self.body is not None else None,
+            answers=self.answers or (Answer(type=self.result, info=self.info),),
+            errors=framed | set(self.errors),
+        )
 
 
 def envelope(result: Any, status: int = 200, **more: Any) -> Response:
@@ -88,17 +132,6 @@ async def read_body(request: Request, limits: Limits) -> bytes:
     except ClientDisconnect:
         raise Invalid("The client closed the connection before its body was complete.") from None
     return bytes(body)
-
-
-def read_number(request: Request, name: str, default: int, most: int, code: int) -> int:
-    """A whole number from 1 to `most` in the query. Raises `Invalid` with `code`."""
-    text = request.query_params.get(name)
-    if text is None:
-        return default
-    # The length first: Python refuses to convert some thousands of digits.
-    if len(text) > 20 or not text.isascii() or not text.isdigit() or not 1 <= int(text) <= most:
-        raise Invalid(f"{name} must be a whole number from 1 to {most}.", code=code)
-    return int(text)
 
 
 class Control:

@@ -36,13 +36,14 @@ class HttpOnly(Invalid):
 
 
 class MethodNotAllowed(HttpOnly):
-    """`headers` should hold `allow` (RFC 9110, 15.5.6)."""
+    """The path is not for this method; `allow` tells which (RFC 9110, 15.5.6): give it in `headers`."""
 
     status = 405
 
 
 class UnsupportedEncoding(HttpOnly):
-    """`headers` should hold `accept-encoding` (RFC 9110, 15.5.16)."""
+    """The body is encoded in a way that is not taken; `accept-encoding` tells which are (RFC 9110, 15.5.16): give
+    it in `headers`."""
 
     status = 415
 
@@ -55,7 +56,11 @@ def public(error: PenstockError, request_id: str) -> PenstockError:
 
 
 def status_of(error: PenstockError) -> int:
-    return error.status if isinstance(error, HttpOnly) else STATUS[error.kind]
+    return status_of_kind(type(error))
+
+
+def status_of_kind(kind: type[PenstockError]) -> int:
+    return kind.status if issubclass(kind, HttpOnly) else STATUS[kind.kind]
 
 
 def headers_of(error: PenstockError) -> list[tuple[bytes, bytes]]:

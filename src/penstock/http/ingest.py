@@ -64,6 +64,7 @@ class Ingest:
         counters: CountersByPipeline,
     ) -> None:
         self.statistics = IngestStatistics()
+        self.limits = limits
         self._counters = counters
         self._broker = broker
         self._authenticator = authenticator

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import base64
 import re
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import Struct, to_builtins
+from msgspec import Meta, Struct, field, structs
 from starlette.requests import Request
 from starlette.responses import Response
 
 from penstock.apps import Application
 from penstock.base.errors import Invalid, NotFound
 from penstock.base.limits import LIST_PER_PAGE_MAX, QUERY_ROWS_MAX, QUERY_SQL_BYTES_MAX, Limits
-from penstock.http.control import Endpoint, envelope, read_body, read_number
+from penstock.http.control import Endpoint, envelope, read_body
+from penstock.http.parameters import PageInfo, Paging, Text, WholeNumber
 from penstock.objects import Runtime
 from penstock.objects.inspection import Description, Inspection
 
@@ -29,16 +30,65 @@ CODE_NO_NAMESPACE = 10066
 CODE_PARAMETER = 10077
 CODE_NO_OBJECT = 10078
 
-_PER_PAGE_DEFAULT = 20
-_LIMIT_DEFAULT = 100
-_PAGE_MAX = 1_000_000
 _ROWS_DEFAULT = 100
 _KEY = re.compile(r"[0-9a-f]{64}")
 
+_PAGING = Paging(CODE_PARAMETER)
+_LIMIT = WholeNumber("limit", "Objects of a page.", LIST_PER_PAGE_MAX, LIST_PER_PAGE_MAX, CODE_PARAMETER)
+_NAME = Text("name", "Only the object of this name.")
+_CURSOR = Text(
+    "cursor", "That of the page before; empty or left out for the first page.", pattern="^([0-9a-f]{64})?$"
+)
 
-class _Query(Struct, frozen=True, forbid_unknown_fields=True):
-    sql: str
-    limit: int = _ROWS_DEFAULT
+
+class ObjectQuery(Struct, frozen=True, forbid_unknown_fields=True):
+    sql: Annotated[
+        str,
+        Meta(
+            description=f"One SELECT, or a pragma about the schema, up to {QUERY_SQL_BYTES_MAX:,} bytes.",
+            examples=["SELECT name FROM sqlite_schema"],
+        ),
+    ]
+    limit: Annotated[
+        int, Meta(description="Rows of the answer.", extra_json_schema={"minimum": 1, "maximum": QUERY_ROWS_MAX})
+    ] = _ROWS_DEFAULT
+
+
+class Namespace(Struct, frozen=True):
+    """A class of objects. `id` is the place of the class's objects: its name, unless it was renamed."""
+
+    id: str
+    name: str
+    class_name: str = field(name="class")
+    script: str
+    use_sqlite: bool
+
+
+class Object(Description, frozen=True, kw_only=True):
+    """`name` is null if the object never started to the end. `error` says why its database could not be read, if it
+    could not. `alarm` is null if there is none. Times are milliseconds since the Unix epoch."""
+
+    hasStoredData: bool
+
+
+class Cursors(Struct, frozen=True):
+    after: str
+
+
+class ObjectsInfo(Struct, frozen=True):
+    """`cursor` leads to the next page; it is empty after the last."""
+
+    count: int
+    cursor: str
+    cursors: Cursors
+
+
+class ObjectRows(Struct, frozen=True):
+    """A blob is an object with `base64`. `truncated`: there are more rows, or more than 4 MiB of values."""
+
+    columns: list[str]
+    rows: list[list[Any]]
+    truncated: bool
 
 
 class NamespaceRoutes:
@@ -48,36 +98,54 @@ class NamespaceRoutes:
         self._application = application
         self._limits = limits
         self.endpoints = [
-            Endpoint("GET", _BASE, "objects:read", self.list_namespaces),
-            Endpoint("GET", _OBJECTS, "objects:read", self.list_objects),
-            Endpoint("GET", _OBJECTS + "/{object}", "objects:read", self.get_object),
-            Endpoint("POST", _OBJECTS + "/{object}/query", "objects:read", self.query_object),
+            Endpoint(
+                *("GET", _BASE, "objects:read", self.list_namespaces),
+                tag="Durable objects",
+                query=(_PAGING,),
+                result=list[Namespace],
+                info=PageInfo,
+            ),
+            Endpoint(
+                *("GET", _OBJECTS, "objects:read", self.list_objects),
+                tag="Durable objects",
+                query=(_LIMIT, _CURSOR, _NAME),
+                result=list[Object],
+                info=ObjectsInfo,
+            ),
+            Endpoint(
+                *("GET", _OBJECTS + "/{object}", "objects:read", self.get_object),
+                tag="Durable objects",
+                result=Object,
+            ),
+            Endpoint(
+                *("POST", _OBJECTS + "/{object}/query", "objects:read", self.query_object),
+                tag="Durable objects",
+                body=ObjectQuery,
+                result=ObjectRows,
+            ),
         ]
 
     async def list_namespaces(self, request: Request) -> Response:
-        page = read_number(request, "page", 1, _PAGE_MAX, CODE_PARAMETER)
-        per_page = read_number(request, "per_page", _PER_PAGE_DEFAULT, LIST_PER_PAGE_MAX, CODE_PARAMETER)
+        """List classes of objects."""
+        page, per_page = _PAGING.read(request)
         known = sorted(self._runtime.namespaces.items())
         shown = known[(page - 1) * per_page : page * per_page]
-        info = {"page": page, "per_page": per_page, "count": len(shown), "total_count": len(known)}
+        info = PageInfo(page, per_page, len(shown), len(known))
         return envelope([self._namespace(*pair) for pair in shown], result_info=info)
 
-    def _namespace(self, class_name: str, namespace: str) -> dict[str, Any]:
+    def _namespace(self, class_name: str, namespace: str) -> Namespace:
         is_users = class_name in self._application.class_names
-        return {
-            "id": namespace,
-            "name": class_name,
-            "class": class_name,
-            "script": self._application.source if is_users else "penstock",
-            "use_sqlite": True,
-        }
+        script = self._application.source if is_users else "penstock"
+        return Namespace(namespace, class_name, class_name, script, use_sqlite=True)
 
     async def list_objects(self, request: Request) -> Response:
-        """A page of the objects of a namespace, in the order of their ids; with `name`, the one of that name."""
+        """List objects of a class.
+
+        They come in the order of their ids. With `name`, the result is the object of that name, or empty. Nobody is
+        woken by being looked at.
+        """
         namespace = self._namespace_of(request)
-        limit = read_number(request, "limit", _LIMIT_DEFAULT, LIST_PER_PAGE_MAX, CODE_PARAMETER)
-        name = request.query_params.get("name")
-        cursor = request.query_params.get("cursor", "")
+        limit, name, cursor = _LIMIT.read(request), _NAME.read(request), _CURSOR.read(request) or ""
         if cursor and not _KEY.fullmatch(cursor):
             raise Invalid("cursor must be the one that came with the page before.", code=CODE_PARAMETER)
         if name is not None:
@@ -86,18 +154,25 @@ class NamespaceRoutes:
             keys = await self._inspection.keys(namespace, cursor, limit)
             after = keys[-1] if len(keys) == limit else ""
         found = await self._inspection.describe(namespace, keys)
-        info = {"count": len(found), "cursor": after, "cursors": {"after": after}}
-        return envelope([_rendered(description) for description in found], result_info=info)
+        info = ObjectsInfo(len(found), after, Cursors(after))
+        return envelope([_answer(description) for description in found], result_info=info)
 
     async def get_object(self, request: Request) -> Response:
+        """Get an object.
+
+        How it is; it is not woken for that.
+        """
         namespace, key = self._namespace_of(request), _key_of(request)
         found = await self._inspection.describe(namespace, [key])
         if not found:
             raise _no_object(key)
-        return envelope(_rendered(found[0]))
+        return envelope(_answer(found[0]))
 
     async def query_object(self, request: Request) -> Response:
-        """Rows of one SELECT. A blob is an object with its bytes in `base64`."""
+        """Query an object's database with SQL.
+
+        It is only read, as it is on disk. The query ends with 400 after 2 seconds.
+        """
         namespace, key = self._namespace_of(request), _key_of(request)
         query = _read_query(await read_body(request, self._limits))
         try:
@@ -105,7 +180,7 @@ class NamespaceRoutes:
         except NotFound:
             raise _no_object(key) from None
         rows = [[_json_value(value) for value in row] for row in found.rows]
-        return envelope({"columns": found.columns, "rows": rows, "truncated": found.truncated})
+        return envelope(ObjectRows(list(found.columns), rows, found.truncated))
 
     def _namespace_of(self, request: Request) -> str:
         namespace: str = request.path_params["namespace"]
@@ -131,9 +206,9 @@ def _no_object(key: str) -> NotFound:
     return NotFound(f"There is no object with the id {key}.", code=CODE_NO_OBJECT)
 
 
-def _read_query(body: bytes) -> _Query:
+def _read_query(body: bytes) -> ObjectQuery:
     try:
-        query = msgspec.json.decode(body, type=_Query)
+        query = msgspec.json.decode(body, type=ObjectQuery)
     except msgspec.DecodeError as error:
         raise Invalid(f'The body must be {{"sql": "SELECT …"}}: {error}.', code=CODE_PARAMETER) from error
     if not 1 <= query.limit <= QUERY_ROWS_MAX:
@@ -143,9 +218,8 @@ def _read_query(body: bytes) -> _Query:
     return query
 
 
-def _rendered(description: Description) -> dict[str, Any]:
-    rendered: dict[str, Any] = to_builtins(description)
-    return rendered | {"hasStoredData": True}
+def _answer(description: Description) -> Object:
+    return Object(**structs.asdict(description), hasStoredData=True)
 
 
 def _json_value(value: Any) -> Any:

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import structlog
-from msgspec import to_builtins
 from starlette.requests import Request
 from starlette.responses import Response
 
-from penstock.base.clock import rfc3339
-from penstock.base.errors import Forbidden, Invalid, NotFound, Unavailable
-from penstock.base.limits import BUCKET_CHECK_MS_MAX, LIST_PER_PAGE_MAX, Limits
-from penstock.http.control import Endpoint, envelope, read_body, read_number
+from penstock.base.errors import Conflict, Forbidden, Invalid, NotFound, StorageFull, Unavailable
+from penstock.base.limits import BUCKET_CHECK_MS_MAX, PIPELINE_NAME_LENGTH_MAX, Limits
+from penstock.http.control import Endpoint, envelope, read_body
+from penstock.http.parameters import Flag, PageInfo, Paging, Text
+from penstock.http.pipeline_answers import (
+    DeploymentAnswer,
+    Pipeline,
+    PipelineDetails,
+    Shard,
+    deployment_answer,
+    pipeline_answer,
+    pipeline_details,
+    shard_answer,
+)
 from penstock.objects import Runtime, Stub
 from penstock.pipelines.coordinator import Deployment, ShardDescription
-from penstock.pipelines.layout import FILENAME_DEFAULT, FILEPATH_DEFAULT
+from penstock.pipelines.pipeline_body import PipelineBody
 from penstock.pipelines.registry import REGISTRY, Page
 from penstock.pipelines.settings import PipelineDescription, PipelineSettings
 from penstock.pipelines.settings_body import (
@@ -32,8 +40,10 @@ from penstock.storage.connection import S3Connection, S3Credentials, connect
 log = structlog.get_logger("penstock.http")
 
 BASE = "/client/v4/accounts/{account}/pipelines"
-_PER_PAGE_DEFAULT = 20
-_PAGE_MAX = 1_000_000
+
+_PAGING = Paging(CODE_INVALID_SETTINGS)
+_SEARCH = Text("search", "Only pipelines whose name begins so.", PIPELINE_NAME_LENGTH_MAX)
+_DISCARD = Flag("discard", "Lose the records that are in no file yet.", CODE_INVALID_SETTINGS)
 
 
 class PipelineRoutes:
@@ -41,55 +51,105 @@ class PipelineRoutes:
         self._runtime = runtime
         self._transforms = transforms
         self._limits = limits
+        one = BASE + "/{name}"
         self.endpoints = [
-            Endpoint("POST", BASE, "pipelines:write", self.create),
-            Endpoint("GET", BASE, "pipelines:read", self.list),
-            Endpoint("GET", BASE + "/{name}", "pipelines:read", self.get),
-            Endpoint("PUT", BASE + "/{name}", "pipelines:write", self.update),
-            Endpoint("DELETE", BASE + "/{name}", "pipelines:write", self.delete),
-            Endpoint("GET", BASE + "/{name}/deployments", "pipelines:read", self.deployments),
-            Endpoint("GET", BASE + "/{name}/shards", "pipelines:read", self.shards),
+            Endpoint(
+                *("POST", BASE, "pipelines:write", self.create_pipeline),
+                tag="Pipelines",
+                body=PipelineBody,
+                result=Pipeline,
+                errors=(Conflict, StorageFull),
+            ),
+            Endpoint(
+                *("GET", BASE, "pipelines:read", self.list_pipelines),
+                tag="Pipelines",
+                query=(_PAGING, _SEARCH),
+                result=list[Pipeline],
+                info=PageInfo,
+            ),
+            Endpoint(
+                *("GET", one, "pipelines:read", self.get_pipeline),
+                tag="Pipelines",
+                result=PipelineDetails,
+            ),
+            Endpoint(
+                *("PUT", one, "pipelines:write", self.update_pipeline),
+                tag="Pipelines",
+                body=PipelineBody,
+                result=Pipeline,
+                errors=(Conflict, StorageFull),
+            ),
+            Endpoint(
+                *("DELETE", one, "pipelines:write", self.delete_pipeline),
+                tag="Pipelines",
+                query=(_DISCARD,),
+                errors=(StorageFull,),
+            ),
+            Endpoint(
+                *("GET", one + "/deployments", "pipelines:read", self.list_deployments),
+                tag="Pipelines",
+                result=list[DeploymentAnswer],
+            ),
+            Endpoint(
+                *("GET", one + "/shards", "pipelines:read", self.list_shards),
+                tag="Pipelines",
+                result=list[Shard],
+            ),
         ]
 
-    async def create(self, request: Request) -> Response:
+    async def create_pipeline(self, request: Request) -> Response:
+        """Make a pipeline.
+
+        Only `name` and `destination.path.bucket` are required; unknown fields are refused. An attempt that was cut
+        short can be made again. With `destination.credentials` the bucket is at a server of the S3 protocol, and is
+        listed first: 400 if that server refuses the key or has no such bucket.
+        """
         body = await read_body(request, self._limits)
         settings = self._parsed(body, request.path_params["account"], None)
         await self._check_bucket(settings)
         description = await self._registry().create(
             request.path_params["account"], settings, self._code_version(settings)
         )
-        return envelope(_rendered(description, request))
+        return envelope(_answer(description, request))
 
-    async def list(self, request: Request) -> Response:
-        page = read_number(request, "page", 1, _PAGE_MAX, CODE_INVALID_SETTINGS)
-        per_page = read_number(request, "per_page", _PER_PAGE_DEFAULT, LIST_PER_PAGE_MAX, CODE_INVALID_SETTINGS)
-        search = request.query_params.get("search", "")
+    async def list_pipelines(self, request: Request) -> Response:
+        """List pipelines.
+
+        They come in the order of their names. `results` is the same as `result`.
+        """
+        page, per_page = _PAGING.read(request)
+        search = _SEARCH.read(request) or ""
         offset = (page - 1) * per_page
         found: Page = await self._registry().list(request.path_params["account"], search, offset, per_page)
         rendered = []
         for id in found.ids:
             try:
-                rendered.append(_rendered(await self._coordinator(id).describe(), request))
+                rendered.append(_answer(await self._coordinator(id).describe(), request))
             except NotFound:
                 continue  # deleted since
-        return envelope(
-            rendered,
-            results=rendered,
-            result_info={
-                "page": page,
-                "per_page": per_page,
-                "count": len(rendered),
-                "total_count": found.total,
-            },
-        )
+        info = PageInfo(page, per_page, len(rendered), found.total)
+        return envelope(rendered, results=rendered, result_info=info)
 
-    async def get(self, request: Request) -> Response:
+    async def get_pipeline(self, request: Request) -> Response:
+        """Get a pipeline.
+
+        Its settings, and how it is. `status` is `paused` while its bucket refuses the key or is not there, or a
+        transform is missing; then `failure_reason` says what to put right. `backlog` is what is stored and in no
+        file yet.
+        """
         coordinator = await self._coordinator_by_name(request)
         description: PipelineDescription = await coordinator.describe()
         shards: list[ShardDescription] = await coordinator.shards()
-        return envelope({**_rendered(description, request), **_condition(shards)})
+        return envelope(pipeline_details(description, shards, _endpoint(description.id, request)))
 
-    async def update(self, request: Request) -> Response:
+    async def update_pipeline(self, request: Request) -> Response:
+        """Replace a pipeline's settings.
+
+        What is left out gets its default. Only `destination.credentials` stays when it is left out, and becomes a
+        local folder with `null`; with the same `endpoint` and no key, the key that there is stays. The body may be
+        what a GET answered. The name cannot change. Records that came before go where the settings said that they
+        came under.
+        """
         body = await read_body(request, self._limits)
         coordinator = await self._coordinator_by_name(request)
         current: PipelineDescription = await coordinator.describe()
@@ -98,25 +158,36 @@ class PipelineRoutes:
             raise Invalid("name cannot be changed; delete the pipeline and create another.", code=CODE_INVALID_NAME)
         if settings.s3 != current.settings.s3 or settings.bucket != current.settings.bucket:
             await self._check_bucket(settings)
-        return envelope(_rendered(await coordinator.update(settings, self._code_version(settings)), request))
+        return envelope(_answer(await coordinator.update(settings, self._code_version(settings)), request))
 
-    async def delete(self, request: Request) -> Response:
+    async def delete_pipeline(self, request: Request) -> Response:
+        """Delete a pipeline.
+
+        Its endpoint closes. Records that wait are delivered at once, also after the answer. Files stay.
+        """
         coordinator = await self._coordinator_by_name(request)
-        discard = request.query_params.get("discard", "false")
-        if discard not in ("true", "false"):
-            raise Invalid("discard must be true or false.", code=CODE_INVALID_SETTINGS)
-        await coordinator.delete(discard=discard == "true")
+        await coordinator.delete(discard=_DISCARD.read(request))
         return envelope(None)
 
-    async def deployments(self, request: Request) -> Response:
+    async def list_deployments(self, request: Request) -> Response:
+        """List a pipeline's versions.
+
+        The newest comes first. Each change of settings makes a version with shards of its own. `code_version` is
+        that of the application's code when the version was made, null without transforms.
+        """
         coordinator = await self._coordinator_by_name(request)
         deployments: list[Deployment] = await coordinator.deployments()
-        return envelope([_rendered_deployment(deployment) for deployment in deployments])
+        return envelope([deployment_answer(deployment) for deployment in deployments])
 
-    async def shards(self, request: Request) -> Response:
+    async def list_shards(self, request: Request) -> Response:
+        """List a pipeline's shards.
+
+        With what waits in them. If a shard's executor does not answer, `reachable` is false and all that follows is
+        left out.
+        """
         coordinator = await self._coordinator_by_name(request)
         shards: list[ShardDescription] = await coordinator.shards()
-        return envelope([_rendered_shard(shard) for shard in shards])
+        return envelope([shard_answer(shard) for shard in shards])
 
     def _parsed(self, body: bytes, account: str, current: PipelineSettings | None) -> PipelineSettings:
         ports = self._runtime.ports
@@ -169,105 +240,10 @@ async def find_pipeline(runtime: Runtime, request: Request) -> str:
     return id
 
 
-def _rendered(pipeline: PipelineDescription, request: Request) -> dict[str, Any]:
-    """A pipeline as Cloudflare's API shows it, and beside that what only ours has."""
-    return {
-        "id": pipeline.id,
-        "name": pipeline.settings.name,
-        "version": pipeline.version,
-        # The address that this client reached us by is one that it can send records to.
-        "endpoint": str(request.base_url.replace(path=f"/ingest/{pipeline.id}")),
-        **_rendered_settings(pipeline.settings),
-    }
+def _answer(pipeline: PipelineDescription, request: Request) -> Pipeline:
+    return pipeline_answer(pipeline, _endpoint(pipeline.id, request))
 
 
-def _rendered_settings(settings: PipelineSettings) -> dict[str, Any]:
-    path = {"bucket": settings.bucket}
-    if settings.prefix:
-        path["prefix"] = settings.prefix
-    if settings.filepath != FILEPATH_DEFAULT:
-        path["filepath"] = settings.filepath
-    if settings.filename != FILENAME_DEFAULT:
-        path["filename"] = settings.filename
-    rendered: dict[str, Any] = {
-        "source": to_builtins(settings.source),
-        "transforms": to_builtins(settings.transforms),
-        "destination": {
-            "type": "r2",
-            "format": "json",
-            "batch": to_builtins(settings.batch),
-            "compression": {"type": settings.compression},
-            "path": path,
-        },
-    }
-    if settings.partition_time is not None:
-        rendered["destination"]["partition_time"] = to_builtins(settings.partition_time)
-    if (s3 := settings.s3) is not None:
-        # Without the keys, which are never shown.
-        rendered["destination"]["credentials"] = {
-            "endpoint": s3.endpoint,
-            "region": s3.region,
-            "path_style": s3.path_style,
-        }
-    if settings.shards is not None:
-        rendered["metadata"] = {"shards": settings.shards}
-    return rendered
-
-
-def _condition(shards: list[ShardDescription]) -> dict[str, Any]:
-    """Whether files get where they should, and what waits."""
-    known = [shard.status for shard in shards if shard.status is not None]
-    pauses = [status.pause for status in known if status.pause is not None]
-    condition: dict[str, Any] = {
-        "status": "paused" if pauses else "running",
-        "backlog": {
-            "records": sum(status.backlog_records for status in known),
-            "bytes": sum(status.backlog_bytes for status in known),
-            "oldest_at": rendered_time(min((s.oldest_ms for s in known if s.oldest_ms is not None), default=None)),
-        },
-        "shards": [_rendered_shard(shard) for shard in shards],
-    }
-    if pauses:
-        first = min(pauses, key=lambda pause: pause.since_ms)
-        condition["failure_reason"] = first.message
-        condition["paused_since"] = rendered_time(first.since_ms)
-    return condition
-
-
-def _rendered_shard(shard: ShardDescription) -> dict[str, Any]:
-    rendered: dict[str, Any] = {
-        "name": shard.name,
-        "version": shard.version,
-        "state": shard.state,
-        "executor": shard.slot,
-        "reachable": shard.status is not None,
-    }
-    if (status := shard.status) is not None:
-        rendered |= {
-            "backlog": {
-                "records": status.backlog_records,
-                "bytes": status.backlog_bytes,
-                "oldest_at": rendered_time(status.oldest_ms),
-            },
-            "failures": status.failures,
-            "last_error": status.last_error or None,
-            "retry_at": rendered_time(status.retry_ms),
-            "paused": status.pause is not None,
-        }
-    return rendered
-
-
-def _rendered_deployment(deployment: Deployment) -> dict[str, Any]:
-    return {
-        "version": deployment.version,
-        "state": deployment.state,
-        "created_at": rendered_time(deployment.created_ms),
-        "drained_at": rendered_time(deployment.drained_ms),
-        "shards": deployment.shards,
-        "code_version": deployment.code_version or None,
-        **_rendered_settings(deployment.settings),
-    }
-
-
-def rendered_time(at_ms: int | None) -> str | None:
-    return None if at_ms is None else rfc3339(at_ms)
+def _endpoint(id: str, request: Request) -> str:
+    """The address that this client reached us by is one that it can send records to."""
+    return str(request.base_url.replace(path=f"/ingest/{id}"))

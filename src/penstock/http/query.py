@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Meta, Raw, Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
-from penstock.base.errors import Invalid
+from penstock.base.errors import Invalid, NotFound, Overloaded
 from penstock.base.limits import QUERY_SQL_BYTES_MAX, RECORDS_QUERY_ROWS_MAX, Limits
 from penstock.http.auth import lacks_scope
 from penstock.http.control import Endpoint, envelope, grants_of, read_body
@@ -17,10 +19,50 @@ from penstock.pipelines.query.queries import Queries, Reader
 _ROWS_DEFAULT = 100
 
 
-class _Query(Struct, frozen=True, forbid_unknown_fields=True):
-    sql: str
-    live: bool = False
-    limit: int = _ROWS_DEFAULT
+class RecordsQuery(Struct, frozen=True, forbid_unknown_fields=True):
+    sql: Annotated[
+        str,
+        Meta(
+            description=f"One SELECT whose tables are pipelines, up to {QUERY_SQL_BYTES_MAX:,} bytes.",
+            examples=['select event, count(*) from "my-clickstream" group by event'],
+        ),
+    ]
+    live: Annotated[bool, Meta(description="With the records that are in no file yet, too.")] = False
+    limit: Annotated[
+        int,
+        Meta(
+            description="Rows of the answer.",
+            extra_json_schema={"minimum": 1, "maximum": RECORDS_QUERY_ROWS_MAX},
+        ),
+    ] = _ROWS_DEFAULT
+
+
+class Column(Struct, frozen=True):
+    """`type` is DuckDB's."""
+
+    name: str
+    type: str
+
+
+class QueriedFiles(Struct, frozen=True):
+    """Files `left_out` cannot hold what the conditions on partitions ask for; those `missing` are not in their
+    bucket any more."""
+
+    read: int
+    left_out: int
+    missing: int
+
+
+class RecordsFound(Struct, frozen=True):
+    """Rows are lists of values in the order of the columns. Decimals, times, intervals and UUIDs are texts, blobs
+    base64, NaN and infinity null. `forgotten_records` were delivered so long ago that the server does not know
+    their files."""
+
+    columns: list[Column]
+    rows: Annotated[Raw, Meta(extra_json_schema={"type": "array", "items": {"type": "array"}})]
+    truncated: bool
+    files: QueriedFiles
+    forgotten_records: int
 
 
 class QueryRoutes:
@@ -29,11 +71,22 @@ class QueryRoutes:
         self._limits = limits
         self.endpoints = [
             Endpoint(
-                "POST", "/client/v4/accounts/{account}/query", "pipelines:read", self.query, names_in_body=True
+                *("POST", "/client/v4/accounts/{account}/query", "pipelines:read", self.query_records),
+                names_in_body=True,
+                tag="Records",
+                body=RecordsQuery,
+                result=RecordsFound,
+                errors=(NotFound, Overloaded),
             )
         ]
 
-    async def query(self, request: Request) -> Response:
+    async def query_records(self, request: Request) -> Response:
+        """Query records with SQL.
+
+        The token must be good for each pipeline that the query names. 400: the SQL is wrong, in DuckDB's words, or
+        takes more time or memory than a query may. 413: it needs too much copied, or chooses from too many files.
+        429: two queries run on the executor already.
+        """
         query = _read_query(await read_body(request, self._limits))
         grants = grants_of(request)
         reader = Reader(
@@ -43,25 +96,19 @@ class QueryRoutes:
         )
         found = await self._queries.run(reader, query.sql, query.live, query.limit)
         return envelope(
-            {
-                "columns": [
-                    {"name": name, "type": type_} for name, type_ in zip(found.columns, found.types, strict=True)
-                ],
-                "rows": Raw(b"[" + found.rows + b"]"),
-                "truncated": found.truncated,
-                "files": {
-                    "read": found.files_read,
-                    "left_out": found.files_left_out,
-                    "missing": found.files_missing,
-                },
-                "forgotten_records": found.forgotten_records,
-            }
+            RecordsFound(
+                [Column(name, type_) for name, type_ in zip(found.columns, found.types, strict=True)],
+                Raw(b"[" + found.rows + b"]"),
+                found.truncated,
+                QueriedFiles(found.files_read, found.files_left_out, found.files_missing),
+                found.forgotten_records,
+            )
         )
 
 
-def _read_query(body: bytes) -> _Query:
+def _read_query(body: bytes) -> RecordsQuery:
     try:
-        query = msgspec.json.decode(body, type=_Query)
+        query = msgspec.json.decode(body, type=RecordsQuery)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Invalid(f'The body must be {{"sql": "SELECT …"}}: {error}.', code=CODE_QUERY) from error
     if not 1 <= query.limit <= RECORDS_QUERY_ROWS_MAX:

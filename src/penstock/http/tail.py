@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 from collections.abc import Awaitable, Callable
 from functools import partial
 
@@ -17,10 +16,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from penstock.base.errors import Forbidden, Invalid, NotFound, Overloaded, PenstockError, Unauthenticated
+from penstock.base.errors import Forbidden, NotFound, Overloaded, PenstockError, Unauthenticated
 from penstock.base.limits import TAIL_FOLLOW_MS, TAIL_KEEP_ALIVE_MS, TAILS_MAX
 from penstock.http.auth import Authenticator
 from penstock.http.control import Endpoint
+from penstock.http.description import plain
+from penstock.http.parameters import Share
 from penstock.http.pipelines import BASE, coordinator_by_name
 from penstock.objects import Runtime, Stub
 from penstock.objects.streams import Chunks
@@ -29,6 +30,9 @@ from penstock.pipelines.settings_body import CODE_INVALID_SETTINGS
 
 log = structlog.get_logger("penstock.http")
 
+_MEDIA_TYPE = "application/x-ndjson"
+_SAMPLE = Share("sample", "the share of the records.", CODE_INVALID_SETTINGS)
+
 
 class TailRoutes:
     def __init__(self, runtime: Runtime, authenticator: Authenticator) -> None:
@@ -36,14 +40,28 @@ class TailRoutes:
         self._authenticator = authenticator
         self._running = 0
         self._draining = asyncio.Event()
-        self.endpoints = [Endpoint("GET", BASE + "/{name}/tail", "pipelines:read", self.tail)]
+        self.endpoints = [
+            Endpoint(
+                *("GET", BASE + "/{name}/tail", "pipelines:read", self.tail_records),
+                tag="Records",
+                query=(_SAMPLE,),
+                answers=(plain(_MEDIA_TYPE, "Lines, without an end."),),
+                errors=(Overloaded,),
+            )
+        ]
 
     def drain(self) -> None:
         """End all of them: they would end by themselves only with their clients."""
         self._draining.set()
 
-    async def tail(self, request: Request) -> Response:
-        sample = _read_sample(request)
+    async def tail_records(self, request: Request) -> Response:
+        """Watch records while they come.
+
+        The answer is NDJSON without an end. A line is `{"record":…}` with a record as it came, `{"dropped":3}` for
+        records that came faster than they were read, or empty, every 10 seconds. The answer ends when the executor
+        drains or the pipeline is deleted. Watching takes no record away and holds nothing up.
+        """
+        sample = _SAMPLE.read(request)
         coordinator = await coordinator_by_name(self._runtime, request)
         if self._running >= TAILS_MAX:
             raise Overloaded(f"This executor serves {TAILS_MAX} tails already; end one.", retry_after_s=5)
@@ -55,19 +73,6 @@ class TailRoutes:
 
     def _count(self, change: int) -> None:
         self._running += change
-
-
-def _read_sample(request: Request) -> float:
-    text = request.query_params.get("sample", "1")
-    try:
-        sample = float(text)
-    except ValueError:
-        sample = math.nan
-    if not 0 < sample <= 1:
-        raise Invalid(
-            "sample must be a number above 0, up to 1: the share of the records.", code=CODE_INVALID_SETTINGS
-        )
-    return sample
 
 
 class _Tail:
@@ -167,7 +172,7 @@ class _Ended(Exception):
 
 
 class _TailResponse(Response):
-    media_type = "application/x-ndjson"
+    media_type = _MEDIA_TYPE
 
     def __init__(self, tail: _Tail, draining: asyncio.Event, count: Callable[[int], None]) -> None:
         super().__init__()

@@ -13,12 +13,12 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
-from penstock.base.limits import PARTITIONS_PER_SEGMENT_MAX, SPOOL_PIECE_BYTES
+from penstock.base.limits import FIELD_NAME_LENGTH_MAX, PARTITIONS_PER_SEGMENT_MAX, SPOOL_PIECE_BYTES
 from penstock.pipelines.compression import compressor
 from penstock.pipelines.dead_letters import dead_letter_line
 from penstock.pipelines.layout import Layout, file_key, partition_ms
@@ -35,8 +35,17 @@ _TIME_MS_RANGE = range(253_402_300_800_000)
 class PartitionTime(Struct, frozen=True, forbid_unknown_fields=True):
     """Records belong to the partition of the time in their `field`, a name on the top level."""
 
-    field: str
-    format: TimeFormat = "rfc3339"
+    field: Annotated[
+        str,
+        Meta(
+            description="Without quotation marks, backslashes and control characters.",
+            extra_json_schema={"minLength": 1, "maxLength": FIELD_NAME_LENGTH_MAX},
+            examples=["at"],
+        ),
+    ]
+    format: Annotated[
+        TimeFormat, Meta(description="`rfc3339`: text, in UTC without an offset; the others: numbers.")
+    ] = "rfc3339"
 
 
 class Recipe(Struct, frozen=True):

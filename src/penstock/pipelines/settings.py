@@ -16,15 +16,26 @@ from penstock.storage.connection import S3Connection
 class Cors(Struct, frozen=True, forbid_unknown_fields=True):
     """Pages of these origins may see the endpoint's answers; "*" is any."""
 
-    origins: list[str] = []
+    origins: Annotated[
+        list[str],
+        Meta(
+            description="Like `https://example.com` (scheme, host and maybe a port), or `*` for any.",
+            extra_json_schema={"maxItems": limits.CORS_ORIGINS_MAX},
+            examples=[["https://example.com"]],
+        ),
+    ] = []
 
 
 class HttpSource(Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="http"):
     """Records come by HTTP; with `authentication` a token is needed."""
 
     format: Literal["json"] = "json"
-    authentication: bool = False
-    cors: Cors | UnsetType | None = UNSET
+    authentication: Annotated[
+        bool, Meta(description="Whether a token with the scope `pipelines:send` is needed.")
+    ] = False
+    cors: Annotated[
+        Cors | UnsetType | None, Meta(description="Which web pages may send and see the answers; else none.")
+    ] = UNSET
 
 
 class BindingSource(Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="binding"):
@@ -39,21 +50,36 @@ Source = HttpSource | BindingSource
 class BatchHints(Struct, frozen=True, forbid_unknown_fields=True):
     """A file is cut at the first of these."""
 
-    max_bytes: Annotated[int, Meta(ge=limits.BATCH_BYTES_MAX_RANGE[0], le=limits.BATCH_BYTES_MAX_RANGE[1])] = (
-        limits.BATCH_BYTES_MAX_DEFAULT
-    )
+    max_bytes: Annotated[
+        int,
+        Meta(
+            ge=limits.BATCH_BYTES_MAX_RANGE[0],
+            le=limits.BATCH_BYTES_MAX_RANGE[1],
+            description="Bytes of its records as NDJSON, before compression.",
+        ),
+    ] = limits.BATCH_BYTES_MAX_DEFAULT
     max_duration_s: Annotated[
-        float, Meta(ge=limits.BATCH_SECONDS_MAX_RANGE[0], le=limits.BATCH_SECONDS_MAX_RANGE[1])
+        float,
+        Meta(
+            ge=limits.BATCH_SECONDS_MAX_RANGE[0],
+            le=limits.BATCH_SECONDS_MAX_RANGE[1],
+            description="Seconds since its first record came.",
+        ),
     ] = limits.BATCH_SECONDS_MAX_DEFAULT
-    max_rows: Annotated[int, Meta(ge=limits.BATCH_RECORDS_MAX_RANGE[0], le=limits.BATCH_RECORDS_MAX_RANGE[1])] = (
-        limits.BATCH_RECORDS_MAX_DEFAULT
-    )
+    max_rows: Annotated[
+        int,
+        Meta(
+            ge=limits.BATCH_RECORDS_MAX_RANGE[0],
+            le=limits.BATCH_RECORDS_MAX_RANGE[1],
+            description="Number of its records.",
+        ),
+    ] = limits.BATCH_RECORDS_MAX_DEFAULT
 
 
 class TransformRef(Struct, frozen=True, forbid_unknown_fields=True):
     """A transform of the application, by the name it has there."""
 
-    name: str
+    name: Annotated[str, Meta(description="That of `@app.transform`.", examples=["clean"])]
 
 
 class PipelineSettings(Struct, frozen=True):

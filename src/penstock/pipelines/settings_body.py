@@ -1,4 +1,4 @@
-"""A pipeline's settings as they come and go: the body of the control API (Cloudflare's legacy pipelines API).
+"""A pipeline's settings out of a body of the control API (`pipeline_body.py`).
 
 Every bound is part of a type, so the decoder finds a violation, and says where; what may stand there is said by us.
 """
@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection
-from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UnsetType
 
 from penstock.base import limits
 from penstock.base.errors import Invalid
@@ -18,15 +17,13 @@ from penstock.base.ids import ULID_LENGTH
 from penstock.pipelines.layout import (
     FILENAME_DEFAULT,
     FILEPATH_DEFAULT,
-    Compression,
     Layout,
     file_key,
     template_problem,
 )
+from penstock.pipelines.pipeline_body import NAME, Credentials, Path, PipelineBody
 from penstock.pipelines.preparation import PartitionTime
 from penstock.pipelines.settings import (
-    BatchHints,
-    BindingSource,
     Cors,
     HttpSource,
     PipelineSettings,
@@ -34,7 +31,7 @@ from penstock.pipelines.settings import (
     TransformRef,
 )
 from penstock.storage.bucket_names import BUCKET_NAME
-from penstock.storage.connection import REGION_DEFAULT, S3Connection, S3Credentials, checked_region
+from penstock.storage.connection import S3Connection, S3Credentials, checked_region
 
 CODE_INVALID_NAME = 2
 CODE_INVALID_SETTINGS = 1012
@@ -42,7 +39,6 @@ CODE_INVALID_SETTINGS = 1012
 #: Endpoint, key, region, path style; raises `Invalid`.
 Connect = Callable[[str, S3Credentials, str, bool], S3Connection]
 
-_NAME = re.compile(r"[a-zA-Z0-9-]{1,128}")
 _NAME_RULE = f"must be 1 to {limits.PIPELINE_NAME_LENGTH_MAX} characters of a-z, A-Z, 0-9 and '-'"
 #: What file systems take as a name.
 _NAME_BYTES_MAX = 255
@@ -53,67 +49,6 @@ _NAME_PART = re.compile(r"[^/\x00-\x1f\x7f\\]+")
 _ORIGIN = re.compile(
     r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<host>[a-z0-9_]([a-z0-9._-]*[a-z0-9_])?|\[[0-9a-f:.]+])(:(?P<port>[0-9]{1,5}))?"
 )
-
-
-class CompressionSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    type: Compression = "gzip"
-
-
-class Path(Struct, frozen=True, forbid_unknown_fields=True):
-    bucket: str
-    prefix: str = ""
-    #: Templates (`layout.py`).
-    filename: str | None = None
-    filepath: str | None = None
-
-
-class Credentials(Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the bucket is, if not on this machine. The keys are write-only: an answer has none, and what is sent
-    without them keeps those that there are."""
-
-    endpoint: str
-    access_key_id: str | None = None
-    secret_access_key: str | None = None
-    region: str = REGION_DEFAULT
-    path_style: bool = True
-
-    def __repr__(self) -> str:
-        return "Credentials(...)"  # where a value is logged by mistake
-
-
-class Destination(Struct, frozen=True, forbid_unknown_fields=True):
-    path: Path
-    type: Literal["r2"] = "r2"
-    format: Literal["json"] = "json"
-    batch: BatchHints = BatchHints()
-    compression: CompressionSettings = CompressionSettings()
-    #: Not ours to know where it is left out: what was there stays. With null the bucket is a folder of this
-    #: machine.
-    credentials: Credentials | UnsetType | None = UNSET
-    #: Which field of a record tells the time of its partition; by default it is the time of its arrival.
-    partition_time: PartitionTime | None = None
-
-
-class Metadata(Struct, frozen=True, forbid_unknown_fields=True):
-    shards: Annotated[int, Meta(ge=1, le=limits.SHARDS_MAX)] | None = None
-
-
-class PipelineBody(Struct, frozen=True, forbid_unknown_fields=True):
-    """The body of POST and PUT. A PUT may carry what a GET answered, so those fields are let pass."""
-
-    name: str
-    destination: Destination
-    metadata: Metadata = Metadata()
-    source: list[Source] = msgspec.field(default_factory=lambda: [HttpSource(), BindingSource()])
-    transforms: list[TransformRef] = []
-    id: Any = None
-    endpoint: Any = None
-    version: Any = None
-    status: Any = None
-    failure_reason: Any = None
-    paused_since: Any = None
-    backlog: Any = None
-    shards: Any = None
 
 
 _decoder = msgspec.json.Decoder(PipelineBody)
@@ -313,7 +248,7 @@ def _check_transforms(asked: list[TransformRef], known: Collection[str]) -> None
 
 def check_name(name: str) -> None:
     """Raises `Invalid` unless `name` can be a pipeline's."""
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise Invalid(
             f"name {_NAME_RULE}.",
             code=CODE_INVALID_NAME,

@@ -21,6 +21,7 @@ from penstock.http.objects import ObjectRequests
 from penstock.http.operations import OperationRoutes
 from penstock.http.pipelines import PipelineRoutes
 from penstock.http.query import QueryRoutes
+from penstock.http.reference import ReferenceRoutes
 from penstock.http.replay import ReplayRoutes
 from penstock.http.request_id import RequestIds
 from penstock.http.tail import TailRoutes
@@ -146,6 +147,7 @@ class Node:
             *QueryRoutes(self._queries, limits).endpoints,
             *UsageRoutes(self.runtime, self._counted).endpoints,
             *NamespaceRoutes(self.runtime, self.inspection, application, limits).endpoints,
+            *ReferenceRoutes(lambda: self.app.operations).endpoints,
         ]
         self.app = App(self.ingest, self.objects, Control(endpoints, authenticator, ports.clock, ids))
 

@@ -19,12 +19,37 @@ _PIPELINE = re.compile(rf"[a-zA-Z0-9-]{{1,{PIPELINE_NAME_LENGTH_MAX}}}")
 
 
 class TokenBody(Struct, frozen=True, forbid_unknown_fields=True):
-    name: Annotated[str, Meta(min_length=1, max_length=TOKEN_NAME_LENGTH_MAX)]
-    scopes: Annotated[list[Scope], Meta(min_length=1, max_length=len(SCOPES))]
-    pipelines: Annotated[list[str], Meta(min_length=1, max_length=TOKEN_PIPELINES_MAX)] = msgspec.field(
-        default_factory=lambda: [EVERY_PIPELINE]
-    )
-    expires_at: Annotated[datetime, Meta(tz=True)] | None = None
+    name: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            max_length=TOKEN_NAME_LENGTH_MAX,
+            description="What it is for; printable.",
+            examples=["web shop"],
+        ),
+    ]
+    scopes: Annotated[
+        list[Scope],
+        Meta(
+            min_length=1,
+            max_length=len(SCOPES),
+            description="No scope holds another, but `admin`.",
+            examples=[["pipelines:send"]],
+        ),
+    ]
+    pipelines: Annotated[
+        list[str],
+        Meta(
+            min_length=1,
+            max_length=TOKEN_PIPELINES_MAX,
+            description="Pipelines that the `pipelines:` scopes hold for, which need not exist yet, or `*`.",
+            extra_json_schema={"default": [EVERY_PIPELINE]},
+        ),
+    ] = msgspec.field(default_factory=lambda: [EVERY_PIPELINE])
+    expires_at: Annotated[
+        Annotated[datetime, Meta(tz=True)] | None,
+        Meta(description="With an offset, in the future. Null: never.", examples=["2030-01-31T00:00:00Z"]),
+    ] = None
 
 
 class TokenSettings(Struct, frozen=True):
@@ -35,6 +60,9 @@ class TokenSettings(Struct, frozen=True):
 
 
 _decoder = msgspec.json.Decoder(TokenBody)
+
+#: With an offset a time may be later than any that can be told in UTC.
+_YEAR_10000_MS = 253_402_300_800_000
 
 #: What each field must be, in the words of an error.
 _MUST_BE = {
@@ -66,8 +94,8 @@ def parse_token(body: bytes, now_ms: int) -> TokenSettings:
     expires_at_ms = None
     if asked.expires_at is not None:
         expires_at_ms = _ms(asked.expires_at)
-        if expires_at_ms <= now_ms:
-            raise _invalid("expires_at", "must be in the future")
+        if not now_ms < expires_at_ms < _YEAR_10000_MS:
+            raise _invalid("expires_at", "must be in the future, and before the year 10000 in UTC")
     return TokenSettings(asked.name, Grants(asked.scopes, asked.pipelines, expires_at_ms))
 
 
