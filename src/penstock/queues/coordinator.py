@@ -1,8 +1,8 @@
 """The head of one queue: its settings, its consumers, and how many shards of both kinds it has.
 
-What is to be is stored first and told then (`telling.py`); an alarm set in the same transaction finishes that if the
-process dies in between. Losing the coordinator stops changes and scaling, never sending or delivering: brokers read
-the shard map from the KV, shards have it.
+What is to be is stored first and told then (`telling.py`); an alarm set in the same transaction finishes that if
+the process dies in between. Losing the coordinator stops changes and scaling, never sending or delivering: brokers
+read the shard map from the KV, shards have it.
 """
 
 from __future__ import annotations

@@ -272,7 +272,10 @@ class QueueTables:
     def storage_shards(self, *states: ShardState) -> list[StorageShardRow]:
         """In these states, or all; the home first."""
         rows = self._sql.exec("SELECT position, name, uid, state, told FROM storage_shards ORDER BY position")
-        shards = [StorageShardRow(*row[:3], ShardState(row[3]), row[4]) for row in rows]
+        shards = [
+            StorageShardRow(position, name, uid, ShardState(state), told)
+            for position, name, uid, state, told in rows
+        ]
         return [shard for shard in shards if not states or shard.state in states]
 
     def storage_shard(self, name: str) -> StorageShardRow | None:
@@ -325,7 +328,8 @@ class QueueTables:
         shards = self.storage_shards()
         return (
             self.mapped == version
-            and all(shard.told == version for shard in (*shards, *self.consumer_shards()))
+            and all(shard.told == version for shard in shards)
+            and all(shard.told == version for shard in self.consumer_shards())
             and all(shard.state in (ShardState.OPEN, ShardState.CLOSED) for shard in shards)
             and not self.removed_consumers()
             and not self.unpurged_shards()

@@ -1,7 +1,8 @@
 """Which queues there are: names to ids. One object for the whole instance.
 
-It is asked when a queue is made, listed, renamed or looked up by its name or id, so that a made-up id never brings an
-object to life; by storage shards, for the queue that their dead letters go to. Sending and delivering never ask it.
+It is asked when a queue is made, listed, renamed or looked up by its name or id, so that a made-up id never brings
+an object to life; by storage shards, for the queue that their dead letters go to. Sending and delivering never ask
+it.
 """
 
 from __future__ import annotations
@@ -56,8 +57,8 @@ class QueueRegistry(DurableObject[QueueEnv]):
 
     async def create(self, account: str, settings: QueueSettings) -> QueueDescription:
         """Make a queue: reserve its name and an id, let its coordinator store the settings, confirm. Raises
-        `Conflict` when the name is taken, `Invalid` when there are too many queues. An attempt that was cut short is
-        taken up by the next."""
+        `Conflict` when the name is taken, `Invalid` when there are too many queues. An attempt that was cut short
+        is taken up by the next."""
         name = settings.name
         row = self._row(account, name)
         if (account, name) in self._creating or (row is not None and row[1]):

@@ -59,8 +59,8 @@ class Telling:
                 await self._tell_all()
 
     async def take_name(self) -> None:
-        """Let the settings that wait for their name be the queue's. Raises `Conflict` if another queue has the name;
-        they are dropped then."""
+        """Let the settings that wait for their name be the queue's. Raises `Conflict` if another queue has the
+        name; they are dropped then."""
         async with self._turn:
             await self._take_name()
 
@@ -134,7 +134,8 @@ class Telling:
                 self._tables.forget_storage_shard(shard.name)
 
     async def _remove(self) -> None:
-        """Leave nothing of a deleted queue. Its name is free last, so that who gets it meets nothing of this one."""
+        """Leave nothing of a deleted queue. Its name is free last, so that who gets it meets nothing of this
+        one."""
         await self._kv().delete(key_of(self._ctx.name))
         for consumer_shard in self._tables.consumer_shards():
             await self._consumer_shard(consumer_shard.name).remove()
