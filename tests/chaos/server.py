@@ -203,8 +203,8 @@ class ServerTree:
 
     def spooled_files(self) -> list[str]:
         """What was prepared and is not delivered yet, or is not known to be."""
-        spool = self.data / "spool"
-        return sorted(str(path.relative_to(spool)) for path in spool.rglob("*") if path.is_file())
+        # Folders go while they are looked at, which this does not mind.
+        return sorted(f"{folder}/{name}" for folder, _, names in os.walk(self.data / "spool") for name in names)
 
     def wait_for_spooled_file(self, seconds_max: float) -> None:
         """As `wait_for_unfinished_file`, of one that is prepared."""

@@ -47,10 +47,12 @@ def test_every_operator_limit_is_a_flag_and_a_variable(
     run: Any, served: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = [field.name for field in dataclasses.fields(Limits)]
+    counts = {"queue_concurrency_max": 77}
     least = {"transform_memory_bytes_max": 2**29}  # of the others each may be 1 MiB
-    flags = {name: least.get(name, 2**20) for name in names}
+    flags = {name: counts.get(name, least.get(name, 2**20)) for name in names}
     variables = {name: 2 * size for name, size in flags.items()}
-    run("serve", *(word for n, size in flags.items() for word in (f"--{n.replace('_', '-')}", f"{size >> 20}MiB")))
+    written = {name: str(size) if name in counts else f"{size >> 20}MiB" for name, size in flags.items()}
+    run("serve", *(word for name, text in written.items() for word in (f"--{name.replace('_', '-')}", text)))
     for name, size in variables.items():
         monkeypatch.setenv(f"PENSTOCK_{name.upper()}", str(size))
     run("serve")

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from penstock.base.errors import Invalid
-from penstock.base.limits import EXECUTORS_MAX, Limits
+from penstock.base.limits import CONCURRENCY_LIMIT, EXECUTORS_MAX, Limits
 from penstock.cli import output
 from penstock.cli.errors import CliError, WrongFlag
 from penstock.cli.own_command import data_dir_flag, own_command
@@ -52,6 +52,11 @@ def _limit(field: str, help: str) -> Any:
         rich_help_panel="Limits",
         help=help,
     )
+
+
+def _count(name: str, help: str, most: int | None = None) -> Any:
+    """The option of an operator limit that is a number of something else than bytes."""
+    return typer.Option(envvar=f"PENSTOCK_{name.upper()}", help=help, min=1, max=most, rich_help_panel="Limits")
 
 
 def serve(
@@ -170,6 +175,14 @@ def serve(
             "Address space of the process that runs an executor's transforms; 0 = no limit.",
         ),
     ] = _DEFAULT.transform_memory_bytes_max,
+    queue_backlog_bytes_max: Annotated[
+        int,
+        _limit("queue_backlog_bytes_max", "Messages that a queue keeps; above it senders get 429. Bounds disk."),
+    ] = _DEFAULT.queue_backlog_bytes_max,
+    queue_concurrency_max: Annotated[
+        int,
+        _count("queue_concurrency_max", "Batches of one consumer handled at once.", most=CONCURRENCY_LIMIT),
+    ] = _DEFAULT.queue_concurrency_max,
 ) -> None:
     """Run the server until SIGTERM or Ctrl-C.
 
@@ -198,6 +211,8 @@ def serve(
             disk_reserve_bytes=disk_reserve_bytes,
             wal_bytes_max=wal_bytes_max,
             transform_memory_bytes_max=transform_memory_bytes_max,
+            queue_backlog_bytes_max=queue_backlog_bytes_max,
+            queue_concurrency_max=queue_concurrency_max,
         )
     except Invalid as error:
         raise WrongFlag(error.message) from error
