@@ -150,6 +150,19 @@ def test_nobody_there_is_unavailable(tmp_path: Path) -> None:
     run(tmp_path, main)
 
 
+def test_nobody_there_is_unavailable_for_streams_too(tmp_path: Path) -> None:
+    async def main(transport: UnixTransport, sibling: Sibling, tasks: asyncio.TaskGroup) -> None:
+        channels = [transport.open(7, b"hello") for _ in range(3)]
+        for channel in channels:
+            channel.end()
+            channel.stop_reading()
+        for channel in channels:
+            error = await error_of(channel.answer())
+            assert isinstance(error, Unavailable) and error.retry_after_s
+
+    run(tmp_path, main)
+
+
 def test_a_sibling_that_dies_fails_the_calls_under_way_and_is_found_again(tmp_path: Path) -> None:
     async def main(transport: UnixTransport, _sibling: Sibling, tasks: asyncio.TaskGroup) -> None:
         connected: list[asyncio.StreamWriter] = []

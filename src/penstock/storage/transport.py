@@ -178,7 +178,8 @@ class _Peer:
         self._unsent.clear()
         lost, self._waiting = self._waiting, {}
         channels, self._channels = self._channels, {}
-        for channel in channels.values():
+        # A channel that nobody reads any more takes itself out as it fails.
+        for channel in list(channels.values()):
             channel.fail(lost_sibling(message))
         for answer in lost.values():
             if not answer.done():
